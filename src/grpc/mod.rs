@@ -1,0 +1,1 @@
+//! The only room that names a gRPC or protocol-buffer type.

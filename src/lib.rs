@@ -1,0 +1,19 @@
+//! Security decisions for Envoy.
+//!
+//! Bytes come in at [`grpc`], become a borrowed [`request::Request`], pass an ordered list of checks in [`engine`] that
+//! may ask [`state`], and leave as a [`model::decision::Decision`]. Everything that changes over time arrives as a new
+//! immutable snapshot. `docs/architecture.md` has the map of rooms and who may know whom.
+#![forbid(unsafe_code)]
+
+pub mod model;
+
+pub mod config;
+pub mod request;
+
+pub mod detect;
+pub mod state;
+
+pub mod engine;
+
+pub mod grpc;
+pub mod telemetry;

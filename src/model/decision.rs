@@ -1,0 +1,197 @@
+//! What the engine answers: a verdict, what to tell the client, and the facts that explain it.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+use crate::model::category::Category;
+use crate::model::check::Check;
+use crate::model::event::EventType;
+use crate::model::headers::HeaderEdit;
+
+/// The three possible ends of a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict<'p> {
+    /// The request goes to the upstream.
+    Allow,
+    /// We answer instead of the upstream (a refusal, a redirect, a preflight answer).
+    Deny(Denial<'p>),
+    /// We could not decide; the failure rule says what the client sees. Never used for a policy denial.
+    Fail(Denial<'p>),
+}
+
+/// Who produced an answer: a check of the pipeline, or a step around it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// A check of the pipeline.
+    Check(Check),
+    /// No client address, and `fail_secure` is on.
+    ClientAddress,
+    /// The CORS preflight answer.
+    CorsPreflight,
+    /// A CSP report was taken.
+    CspReport,
+    /// The service is not ready to decide (state not initialised in strict mode).
+    NotReady,
+}
+
+impl Origin {
+    /// The name users see in logs, metrics and metadata.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Check(check) => check.name(),
+            Self::ClientAddress => "client_address_unresolved",
+            Self::CorsPreflight => "cors_preflight",
+            Self::CspReport => "csp_report",
+            Self::NotReady => "not_ready",
+        }
+    }
+}
+
+/// A response made by us. Text is borrowed from the policy where it can be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Denial<'p> {
+    /// Who objected.
+    pub origin: Origin,
+    /// HTTP status. 200 only for a preflight answer and 204 for a taken report; otherwise 300 to 599.
+    pub status: u16,
+    /// Response body, UTF-8.
+    pub body: Cow<'p, str>,
+    /// Media type of the body; `None` when there is no body.
+    pub content_type: Option<&'static str>,
+    /// All response headers of ours, security headers and CORS included.
+    pub headers: SmallVec<[HeaderEdit<'p>; 4]>,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug)]
+pub struct Decision<'p> {
+    /// Allow, deny or fail.
+    pub verdict: Verdict<'p>,
+    /// Set on the upstream's response when the request is allowed (security headers, CORS).
+    pub response_headers: ResponseHeaders<'p>,
+    /// Set on the request that goes upstream when it is allowed (principal, country; empty by default).
+    pub request_headers: SmallVec<[HeaderEdit<'p>; 1]>,
+    /// Everything that explains the verdict, in the order it happened. Empty for a plain allowed request.
+    pub facts: SmallVec<[Fact; 1]>,
+    /// Payloads of `on_block`, in order.
+    pub blocks: SmallVec<[OnBlock; 1]>,
+    /// Name of the matched route, for logs and metadata.
+    pub route: Option<&'p str>,
+    /// Detection summary, when detection ran and found something.
+    pub detection: Option<Box<DetectionSummary>>,
+    /// Global identity flags; `None` when the IP check did not reach its global step.
+    pub flags: Option<IdentityFlags>,
+    /// The path was excluded: only the reduced set of checks ran.
+    pub excluded: bool,
+    /// The policy was passive: what would have been denied was only reported.
+    pub passive: bool,
+}
+
+/// Response headers of an allowed request: the constant set of the policy, and what depends on the request.
+#[derive(Clone, Debug, Default)]
+pub struct ResponseHeaders<'p> {
+    /// Prepared once per policy (and encoded once by the edge, by address).
+    pub constant: Option<&'p ConstantHeaders>,
+    /// Per request (CORS).
+    pub extra: SmallVec<[HeaderEdit<'p>; 1]>,
+}
+
+/// The header set that every allowed response gets, with a number that names this set for caches at the edge.
+#[derive(Clone, Debug, Default)]
+pub struct ConstantHeaders {
+    /// The edits.
+    pub edits: Vec<HeaderEdit<'static>>,
+}
+
+/// Flags of the client's identity.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct IdentityFlags {
+    /// In a non-empty whitelist.
+    pub whitelisted: bool,
+    /// In `exempt_ips`.
+    pub exempt: bool,
+}
+
+/// What detection found, as users see it in metadata, logs and `replay`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct DetectionSummary {
+    /// Distinct categories in the order found.
+    pub categories: Vec<Category>,
+    /// 0 to 1.
+    pub score: f64,
+    /// Where and what, redacted, for the `trigger` text of logs and events.
+    pub trigger: String,
+    /// Identifiers of the rows that matched.
+    pub rows: Vec<Cow<'static, str>>,
+}
+
+/// One thing that happened while deciding; becomes an event, a log line and a count at the edge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// guard-core's event type.
+    pub event: EventType,
+    /// guard-core's `action_taken`.
+    pub action: Cow<'static, str>,
+    /// Who reports it.
+    pub check: Check,
+    /// guard-core's `reason` text.
+    pub reason: String,
+    /// guard-core's `metadata`, in order.
+    pub metadata: Vec<(&'static str, FactValue)>,
+    /// `handler_name`: `middleware` for bus events, else the handler (`rate_limit`, `ip_ban`, `cloud`, `behavior`).
+    pub handler: &'static str,
+}
+
+/// A value of an event's metadata.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+pub enum FactValue {
+    /// Text.
+    Text(String),
+    /// A count.
+    Int(i64),
+    /// A measure.
+    Float(f64),
+    /// A switch.
+    Bool(bool),
+    /// Several texts.
+    List(Vec<String>),
+    /// Absent.
+    Null,
+}
+
+/// Payload of guard-core's `on_block` hook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnBlock {
+    /// Check that objected, or `client_address_unresolved`.
+    pub check_name: &'static str,
+    /// The latest suspicious log text of the request.
+    pub reason: String,
+    /// Detection trigger; empty in active mode.
+    pub trigger_info: String,
+    /// Only reported, not blocked.
+    pub passive_mode: bool,
+    /// `None` in passive mode.
+    pub status_code: Option<u16>,
+}
+
+impl Decision<'_> {
+    /// A plain allow: nothing to explain, nothing to add.
+    #[must_use]
+    pub fn allow() -> Self {
+        Self {
+            verdict: Verdict::Allow,
+            response_headers: ResponseHeaders::default(),
+            request_headers: SmallVec::new(),
+            facts: SmallVec::new(),
+            blocks: SmallVec::new(),
+            route: None,
+            detection: None,
+            flags: None,
+            excluded: false,
+            passive: false,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! State in this process: bounded, least recently used goes first.
