@@ -82,7 +82,7 @@ pub struct AdminConfig {
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 9901))) }
+        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 8081))) }
     }
 }
 
