@@ -3,6 +3,7 @@
 pub mod confirm;
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 
 use crate::model::category::{Category, CategorySet};
 
@@ -206,6 +207,48 @@ impl Meter for Unmetered {
     fn is_spent(&self) -> bool {
         false
     }
+}
+
+/// How one value is to be looked at. The walk decides it from the place of the value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Lens<'a> {
+    /// Categories that apply here: the scope's, less what makes no sense in this place.
+    pub categories: CategorySet,
+    /// The semantic analyser reads it too.
+    pub semantic: bool,
+    /// Keys down to a JSON leaf, joined by dots, `[]` for any array element; empty outside JSON, and when
+    /// [`Limits::json_paths`] is off.
+    pub json_path: &'a str,
+}
+
+/// Takes what a walk over a request comes across. `Break` ends the walk at once.
+pub trait Visit {
+    /// A value. Text that was not UTF-8 has U+FFFD for each undecodable byte.
+    fn value(&mut self, context: &Context<'_>, text: &str, lens: Lens<'_>) -> ControlFlow<()>;
+
+    /// Something the walk itself finds hostile: an operator key, a body that cannot be read, a bomb.
+    fn threat(&mut self, context: &Context<'_>, threat: Threat) -> ControlFlow<()>;
+}
+
+/// Bounds of one walk over a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Which verdicts are wanted.
+    pub profile: crate::config::exclusions::Profile,
+    /// Values of one request; the rest is not scanned.
+    pub values_max: usize,
+    /// Code points of one request; the value that crosses the bound is still scanned.
+    pub chars_max: usize,
+    /// Nesting of JSON; deeper subtrees are scanned as text.
+    pub json_depth_max: usize,
+    /// Body bytes looked at, and bytes one inflate may produce.
+    pub body_bytes_max: usize,
+    /// Shortest printable run of a binary part that is scanned.
+    pub island_min: usize,
+    /// What to do with a body whose coding or charset cannot be decoded.
+    pub undecodable_body: crate::config::exclusions::Unreadable,
+    /// Somebody asks for [`Lens::json_path`].
+    pub json_paths: bool,
 }
 
 /// Compiled rows and settings. Immutable; shared by all threads; replaced as a whole.
