@@ -12,4 +12,6 @@ pub mod check;
 pub mod decision;
 pub mod event;
 pub mod headers;
+pub mod nets;
+pub mod place;
 pub mod time;

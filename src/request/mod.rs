@@ -1,6 +1,8 @@
 //! One HTTP request, borrowed from the bytes Envoy sent. Knows no protocol buffers and no policy.
 
+pub mod client;
 pub mod headers;
+pub mod path;
 
 use crate::model::addr::ClientAddr;
 use crate::request::headers::Headers;
