@@ -1,6 +1,12 @@
 //! Text becomes threats. Knows requests and patterns; no state, no clock, no protocol.
 
+mod automaton;
 pub mod confirm;
+mod context;
+mod detector;
+pub mod rows;
+mod table;
+mod view;
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -254,25 +260,19 @@ pub struct Limits {
 /// Compiled rows and settings. Immutable; shared by all threads; replaced as a whole.
 #[derive(Debug)]
 pub struct Detector {
-    _settings: (),
+    table: table::Table,
+    settings: Settings,
 }
 
-impl Detector {
-    /// Compiles the rows of a profile with the settings of the policy.
-    pub fn compile(
-        _security: &crate::config::security::SecurityConfig,
-        _detection: &crate::config::exclusions::DetectionConfig,
-    ) -> Result<Self, Vec<DetectError>> {
-        Ok(Self { _settings: () })
-    }
-
-    /// Looks at one request and stops at the first hostile value. Allocates nothing when the request is clean.
-    pub fn inspect(&self, _request: &crate::request::Request<'_>, _scope: &Scope, _meter: &impl Meter) -> Detection {
-        Detection::default()
-    }
-
-    /// Looks at one value: guard-core's `detect`.
-    pub fn detect(&self, _content: &str, _context: &Context<'_>) -> Report {
-        Report { is_threat: false, threat_score: 0.0, threats: Vec::new(), original_length: 0, processed_length: 0 }
-    }
+/// What the policy says about detection as a whole.
+#[derive(Clone, Debug, PartialEq)]
+struct Settings {
+    recipe: view::Recipe,
+    limits: Limits,
+    threshold: f64,
+    semantic_threshold: f64,
+    semantic_chars_max: usize,
+    exclusions: Vec<crate::config::exclusions::Exclusion>,
+    log_only_categories: CategorySet,
+    log_only_rows: Vec<String>,
 }

@@ -1,0 +1,335 @@
+//! The one door to Hyperscan: expressions become a database, a text becomes the set of expressions found in it.
+//!
+//! A scan allocates nothing. Each thread keeps one scratch space per database it used last, and one set of hits.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyperscan::prelude::{BlockDatabase, Builder, Matching, Pattern, Patterns, Scratch};
+use hyperscan::{CpuFeatures, HsError, PatternFlags, Platform, SerializedDatabase, Tune};
+
+use crate::detect::rows::{Flags, ROWS_MAX};
+
+/// Words of a set of expressions.
+const WORDS: usize = ROWS_MAX / 64;
+/// Scratch spaces one thread keeps: the databases of two generations, and some for tests.
+const SCRATCHES_MAX: usize = 8;
+
+/// A set of expression numbers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Bits([u64; WORDS]);
+
+impl Bits {
+    /// Adds a number; one that is out of range is dropped.
+    pub(crate) fn insert(&mut self, id: usize) {
+        if let Some(word) = self.0.get_mut(id / 64) {
+            *word |= 1 << (id % 64);
+        }
+    }
+
+    /// True when the number is in the set.
+    pub(crate) fn contains(&self, id: usize) -> bool {
+        self.0.get(id / 64).is_some_and(|word| word & (1 << (id % 64)) != 0)
+    }
+
+    /// True when nothing is in the set.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// What is in both sets.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        let mut both = *self;
+        both.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= other);
+        both
+    }
+
+    /// What is in either set.
+    pub(crate) fn or(&self, other: &Self) -> Self {
+        let mut either = *self;
+        either.0.iter_mut().zip(other.0).for_each(|(word, other)| *word |= other);
+        either
+    }
+
+    /// The members, ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().enumerate().flat_map(|(index, word)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros() as usize)?;
+                rest &= rest - 1;
+                Some(index * 64 + bit)
+            })
+        })
+    }
+}
+
+impl FromIterator<usize> for Bits {
+    fn from_iter<I: IntoIterator<Item = usize>>(members: I) -> Self {
+        let mut bits = Self::default();
+        members.into_iter().for_each(|id| bits.insert(id));
+        bits
+    }
+}
+
+/// What one scan found.
+#[derive(Debug)]
+pub(crate) struct Hits {
+    /// The expressions that matched.
+    pub(crate) bits: Bits,
+    ends: [u32; ROWS_MAX],
+}
+
+impl Hits {
+    /// Where the first reported match of an expression ends, in bytes.
+    pub(crate) fn end(&self, id: usize) -> usize {
+        self.ends.get(id).map_or(0, |end| *end as usize)
+    }
+
+    fn record(&mut self, id: usize, end: u64) {
+        if !self.bits.contains(id) {
+            self.bits.insert(id);
+            if let Some(slot) = self.ends.get_mut(id) {
+                *slot = u32::try_from(end).unwrap_or(u32::MAX);
+            }
+        }
+    }
+}
+
+/// One expression to compile; its number is its position.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expression<'a> {
+    /// The text.
+    pub(crate) pattern: &'a str,
+    /// How it is read.
+    pub(crate) flags: Flags,
+    /// Compile something that finds at least every match: for what Hyperscan cannot express.
+    pub(crate) prefilter: bool,
+}
+
+/// Why expressions did not compile.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct CompileError {
+    /// Position of the faulty expression, when it is known.
+    pub(crate) expression: Option<usize>,
+    /// Hyperscan's words, offset included.
+    pub(crate) message: String,
+}
+
+/// A compiled set of expressions. Immutable; shared by all threads.
+pub(crate) struct Automaton {
+    database: Option<BlockDatabase>,
+    generation: u64,
+    width_min: usize,
+}
+
+impl std::fmt::Debug for Automaton {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Automaton").field("generation", &self.generation).field("width_min", &self.width_min).finish()
+    }
+}
+
+/// Numbers the databases of this process, so that a thread can tell whose scratch space it holds.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+impl Automaton {
+    /// Compiles `expressions`; an empty list makes an automaton that finds nothing.
+    pub(crate) fn compile(expressions: &[Expression<'_>]) -> Result<Self, CompileError> {
+        if ROWS_MAX < expressions.len() {
+            let message = format!("{} expressions; at most {ROWS_MAX} fit", expressions.len());
+            return Err(CompileError { expression: None, message });
+        }
+        let patterns: Vec<Pattern> =
+            expressions.iter().enumerate().map(|(id, expression)| pattern(id, expression)).collect();
+        let width_min = width_min(&patterns)?;
+        let database = if patterns.is_empty() {
+            None
+        } else {
+            // Generic code is as fast as code for this CPU, and its serialised form fits every CPU.
+            let platform = Platform::new(Tune::Generic, CpuFeatures::empty());
+            Some(Patterns(patterns).for_platform(Some(&platform)).map_err(compile_error)?)
+        };
+        Ok(Self::new(database, width_min))
+    }
+
+    /// Tries one expression alone.
+    pub(crate) fn test_compile(expression: &Expression<'_>) -> Result<(), CompileError> {
+        Self::compile(std::slice::from_ref(expression)).map(|_| ())
+    }
+
+    fn new(database: Option<BlockDatabase>, width_min: usize) -> Self {
+        Self { database, generation: GENERATION.fetch_add(1, Ordering::Relaxed), width_min }
+    }
+
+    /// The compiled form, for a cache; `None` when there is nothing to keep.
+    pub(crate) fn serialise(&self) -> Option<Vec<u8>> {
+        let bytes = self.database.as_ref()?.serialize().ok()?;
+        let mut blob = (self.width_min as u64).to_le_bytes().to_vec();
+        blob.extend_from_slice(&bytes);
+        Some(blob)
+    }
+
+    /// Takes back what [`Automaton::serialise`] gave. `None` when it is not for this library version, or damaged in a
+    /// way the library can tell: callers verify a digest before.
+    pub(crate) fn deserialise(blob: &[u8]) -> Option<Self> {
+        let (width, bytes) = blob.split_first_chunk::<8>()?;
+        let width_min = usize::try_from(u64::from_le_bytes(*width)).ok()?;
+        let database: BlockDatabase = bytes.deserialize().ok()?;
+        // A blob for another CPU loads and fails here.
+        database.alloc_scratch().ok()?;
+        Some(Self::new(Some(database), width_min))
+    }
+
+    /// Size of the database in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.database.as_ref().and_then(|database| database.size().ok()).unwrap_or(0)
+    }
+
+    /// Finds the expressions that occur in `text` and gives them to `found`, which must not scan itself. `None` when
+    /// none occurs.
+    pub(crate) fn scan<R>(&self, text: &[u8], found: impl FnOnce(&Hits) -> R) -> Option<R> {
+        let database = self.database.as_ref().filter(|_| self.width_min <= text.len())?;
+        THREAD.with_borrow_mut(|thread| {
+            let Thread { scratches, next, hits } = thread;
+            let scratch = match scratches.iter().position(|(generation, _)| *generation == self.generation) {
+                Some(index) => scratches.get(index),
+                None => {
+                    let entry = (self.generation, database.alloc_scratch().ok()?);
+                    place(scratches, next, entry)
+                }
+            };
+            let (_, scratch) = scratch?;
+            hits.bits = Bits::default();
+            // The callback runs below C frames: it must not panic, and only sets bits.
+            let end = database.scan(text, scratch, |id: u32, _from: u64, to: u64, _flags: u32| {
+                hits.record(id as usize, to);
+                Matching::Continue
+            });
+            // Nothing else can fail: the text is shorter than 4 GiB and the scratch space belongs to the database.
+            debug_assert!(end.is_ok());
+            (!hits.bits.is_empty()).then(|| found(hits))
+        })
+    }
+}
+
+struct Thread {
+    scratches: Vec<(u64, Scratch)>,
+    next: usize,
+    hits: Box<Hits>,
+}
+
+thread_local! {
+    static THREAD: RefCell<Thread> = RefCell::new(Thread {
+        scratches: Vec::with_capacity(SCRATCHES_MAX),
+        next: 0,
+        hits: Box::new(Hits { bits: Bits::default(), ends: [0; ROWS_MAX] }),
+    });
+}
+
+/// Keeps `entry`, in place of the oldest when all places are taken.
+fn place<'a>(
+    scratches: &'a mut Vec<(u64, Scratch)>,
+    next: &mut usize,
+    entry: (u64, Scratch),
+) -> Option<&'a (u64, Scratch)> {
+    let index = *next % SCRATCHES_MAX;
+    *next = index + 1;
+    match scratches.get_mut(index) {
+        Some(slot) => *slot = entry,
+        None => scratches.push(entry),
+    }
+    scratches.get(index)
+}
+
+fn pattern(id: usize, expression: &Expression<'_>) -> Pattern {
+    let mut flags = PatternFlags::SINGLEMATCH;
+    flags.set(PatternFlags::CASELESS, !expression.flags.case_sensitive);
+    flags.set(PatternFlags::MULTILINE, expression.flags.multiline);
+    flags.set(PatternFlags::DOTALL, expression.flags.dotall);
+    flags.set(PatternFlags::PREFILTER, expression.prefilter);
+    Pattern { expression: expression.pattern.to_owned(), flags, id: Some(id), ext: Default::default(), som: None }
+}
+
+/// The length below which no expression can match.
+fn width_min(patterns: &[Pattern]) -> Result<usize, CompileError> {
+    let mut least = usize::MAX;
+    for (index, pattern) in patterns.iter().enumerate() {
+        let info = pattern.info().map_err(|error| CompileError { expression: Some(index), ..compile_error(error) })?;
+        if info.min_width() == 0 {
+            let message = "matches the empty text".to_owned();
+            return Err(CompileError { expression: Some(index), message });
+        }
+        least = least.min(info.min_width());
+    }
+    Ok(least)
+}
+
+fn compile_error(error: hyperscan::Error) -> CompileError {
+    match error {
+        hyperscan::Error::Hyperscan(HsError::CompileError(error)) => {
+            CompileError { expression: error.expression(), message: error.message().to_owned() }
+        }
+        other => CompileError { expression: None, message: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(pattern: &str) -> Expression<'_> {
+        Expression { pattern, flags: Flags::default(), prefilter: false }
+    }
+
+    #[test]
+    fn a_scan_reports_ids_and_first_ends() {
+        let automaton = Automaton::compile(&[plain("abc"), plain(r"x\d+y"), plain("^q")]).unwrap();
+        let found =
+            automaton.scan(b"..ABC x12y abc", |hits| (hits.bits.iter().collect::<Vec<_>>(), hits.end(0), hits.end(1)));
+        assert_eq!(found, Some((vec![0, 1], 5, 10)));
+        assert_eq!(automaton.scan(b"nothing", |_| ()), None);
+        assert_eq!(automaton.scan(b"", |_| ()), None);
+    }
+
+    #[test]
+    fn faults_name_the_expression_and_the_offset() {
+        let error = Automaton::compile(&[plain("ok"), plain("a(b")]).unwrap_err();
+        assert_eq!(error.expression, Some(1));
+        assert!(error.message.contains("index"), "{}", error.message);
+        assert_eq!(Automaton::compile(&[plain("a*")]).unwrap_err().message, "matches the empty text");
+        assert!(Automaton::test_compile(&plain("(?=a)b")).is_err());
+        assert!(Automaton::test_compile(&Expression { prefilter: true, ..plain("(?=a)b") }).is_ok());
+    }
+
+    #[test]
+    fn a_thread_serves_more_databases_than_it_keeps_scratch_for() {
+        let texts: Vec<String> = (0..2 * SCRATCHES_MAX).map(|index| format!("needle{index:03}")).collect();
+        let automata: Vec<Automaton> = texts.iter().map(|text| Automaton::compile(&[plain(text)]).unwrap()).collect();
+        for _ in 0..3 {
+            for (automaton, text) in automata.iter().zip(&texts) {
+                assert_eq!(automaton.scan(text.as_bytes(), |hits| hits.end(0)), Some(text.len()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_serialised_database_works_again_and_a_damaged_one_is_refused() {
+        let automaton = Automaton::compile(&[plain("abc")]).unwrap();
+        let blob = automaton.serialise().unwrap();
+        assert_eq!(Automaton::deserialise(&blob).unwrap().scan(b"xabc", |hits| hits.end(0)), Some(4));
+        assert!(Automaton::deserialise(blob.get(..40).unwrap()).is_none());
+        assert!(Automaton::deserialise(b"").is_none());
+        assert!(0 < automaton.size());
+        assert!(Automaton::compile(&[]).unwrap().serialise().is_none());
+    }
+
+    #[test]
+    fn bits_are_a_set() {
+        let bits: Bits = [0, 63, 64, 1023, 5000].into_iter().collect();
+        assert_eq!(bits.iter().collect::<Vec<_>>(), [0, 63, 64, 1023]);
+        let odd: Bits = (0..ROWS_MAX).filter(|id| id % 2 == 1).collect();
+        assert_eq!(bits.and(&odd).iter().collect::<Vec<_>>(), [63, 1023]);
+        assert!(bits.or(&odd).contains(64) && Bits::default().is_empty());
+    }
+}

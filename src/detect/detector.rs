@@ -1,0 +1,221 @@
+//! One value, or one request, against all rows: the passes, the score, the verdict.
+
+use std::borrow::Cow;
+
+use crate::config::exclusions::DetectionConfig;
+use crate::config::security::SecurityConfig;
+use crate::detect::confirm::Candidate;
+use crate::detect::rows::{self, PatternFile};
+use crate::detect::table::{Candidates, Noise, Table};
+use crate::detect::view::{Recipe, Views};
+use crate::detect::{
+    Context, DetectError, Detection, Detector, Limits, Meter, Method, Report, Scope, Settings, Threat, View,
+};
+use crate::model::category::{Category, CategorySet};
+use crate::request::Request;
+
+impl Detector {
+    /// Compiles the rows of a profile with the settings of the policy.
+    ///
+    /// # Errors
+    /// Every row that does not load or compile, with file and row.
+    pub fn compile(security: &SecurityConfig, detection: &DetectionConfig) -> Result<Self, Vec<DetectError>> {
+        Self::compile_with(security, detection, &[])
+    }
+
+    /// Compiles with more rows, read by the shell from `detection.patterns_dir`.
+    ///
+    /// # Errors
+    /// As [`Detector::compile`].
+    pub fn compile_with(
+        security: &SecurityConfig,
+        detection: &DetectionConfig,
+        files: &[PatternFile<'_>],
+    ) -> Result<Self, Vec<DetectError>> {
+        let table = Table::compile(rows::load(detection.profile, files)?)?;
+        Ok(Self { table, settings: settings(security, detection) })
+    }
+
+    /// Looks at one request and stops at the first hostile value. Allocates nothing when the request is clean.
+    #[must_use]
+    pub fn inspect(&self, _request: &Request<'_>, _scope: &Scope, _meter: &impl Meter) -> Detection {
+        Detection::default()
+    }
+
+    /// Looks at one value: guard-core's `detect`.
+    #[must_use]
+    pub fn detect(&self, content: &str, context: &Context<'_>) -> Report {
+        let views = Views::new(content, &self.settings.recipe);
+        let threats = self.threats(&views, content, context, CategorySet::DETECTION);
+        let (is_threat, threat_score) = self.score(&threats);
+        Report {
+            is_threat,
+            threat_score,
+            original_length: content.chars().count(),
+            processed_length: views.text(View::Processed).chars().count(),
+            threats,
+        }
+    }
+
+    /// Everything found in one value, in guard-core's order. Unallocated when nothing is found.
+    fn threats(&self, views: &Views<'_>, content: &str, context: &Context<'_>, categories: CategorySet) -> Vec<Threat> {
+        let mut threats = Vec::new();
+        let found = self.scans(views, context, categories);
+        let pass = |view: View, from: View, threats: &mut Vec<Threat>| {
+            let text = views.text(view);
+            for (id, end) in candidates_of(&found, from) {
+                let Some(row) = self.table.row(*id).filter(|row| view == View::Additive || row.views & view.bit() != 0)
+                else {
+                    continue;
+                };
+                let candidate = Candidate { text, end: *end as usize, view, context, raw: content };
+                let Some(range) = self.table.confirmed(*id, &candidate, &Noise::of(text)) else { continue };
+                let matched = text.get(range.clone()).unwrap_or_default();
+                let is_known = |known: &Threat| known.row == row.id && known.matched == excerpt(matched);
+                if view == View::Raw && threats.iter().any(is_known) {
+                    continue;
+                }
+                threats.push(Threat {
+                    method: Method::Regex,
+                    row: Cow::Owned(row.id.clone()),
+                    category: row.category,
+                    weight: row.weight,
+                    view,
+                    matched: excerpt(matched).to_owned(),
+                    position: text.get(..range.start).unwrap_or_default().chars().count(),
+                    probability: 0.0,
+                });
+            }
+        };
+        pass(View::Processed, source_of(views, View::Processed), &mut threats);
+        pass(View::Raw, View::Raw, &mut threats);
+        if categories.contains(Category::PATH_TRAVERSAL) {
+            threats.extend(computed_traversal(views));
+        }
+        pass(View::Decoded, source_of(views, View::Decoded), &mut threats);
+        if views.is_exhausted {
+            threats.push(budget("decode_budget_exhausted"));
+        }
+        pass(View::Additive, View::Additive, &mut threats);
+        threats
+    }
+
+    /// Scans each distinct text once, for the rows of all views that have this text.
+    fn scans(
+        &self,
+        views: &Views<'_>,
+        context: &Context<'_>,
+        categories: CategorySet,
+    ) -> [Candidates; View::ALL.len()] {
+        let scan = |view: View| {
+            let same = View::ALL.into_iter().filter(|other| source_of(views, *other) == view);
+            let mask = same.fold(0, |mask, view| mask | view.bit());
+            self.table.candidates(views.text(view), mask, context.source, categories)
+        };
+        View::ALL.map(|view| if source_of(views, view) == view { scan(view) } else { Candidates::new() })
+    }
+
+    /// Whether the sum of weights convicts, and the score guard-core gives it.
+    fn score(&self, threats: &[Threat]) -> (bool, f64) {
+        let anomaly: f64 =
+            threats.iter().filter(|threat| threat.method != Method::Semantic).map(|threat| threat.weight).sum();
+        let semantic =
+            threats.iter().filter(|threat| threat.method == Method::Semantic).map(|threat| threat.probability);
+        let probability = semantic.clone().fold(0.0, f64::max);
+        let is_threat = !threats.is_empty() && (self.settings.threshold <= anomaly || semantic.count() != 0);
+        (is_threat, anomaly.max(probability).min(1.0))
+    }
+}
+
+fn candidates_of(found: &[Candidates; View::ALL.len()], view: View) -> &[(u16, u32)] {
+    found.get(view.index()).map_or(&[], |candidates| candidates.as_slice())
+}
+
+/// The first view with the same text.
+fn source_of(views: &Views<'_>, view: View) -> View {
+    match view {
+        View::Processed if views.is_same(View::Processed) => source_of(views, View::Decoded),
+        View::Decoded if views.is_same(View::Decoded) => View::Raw,
+        View::Raw | View::Decoded | View::Processed | View::Additive => view,
+    }
+}
+
+/// A finding without a row.
+fn budget(name: &'static str) -> Threat {
+    Threat {
+        method: Method::Budget,
+        row: Cow::Borrowed(name),
+        category: Category::CUSTOM,
+        weight: 1.0,
+        view: View::Processed,
+        matched: String::new(),
+        position: 0,
+        probability: 0.0,
+    }
+}
+
+/// Decoding that brings forth dot-dot units which were not there before is traversal.
+fn computed_traversal(views: &Views<'_>) -> Option<Threat> {
+    let (processed, raw) = (views.text(View::Processed), views.text(View::Raw));
+    if source_of(views, View::Processed) == View::Raw || units(processed).count() <= units(raw).count() {
+        return None;
+    }
+    let first = units(processed).next()?;
+    Some(Threat {
+        method: Method::Regex,
+        row: Cow::Borrowed("PTR-COMPUTED"),
+        category: Category::PATH_TRAVERSAL,
+        weight: 1.0,
+        view: View::Processed,
+        matched: processed.get(first..first + 3).unwrap_or_default().to_owned(),
+        position: processed.get(..first).unwrap_or_default().chars().count(),
+        probability: 0.0,
+    })
+}
+
+/// Byte offsets of dot-dot followed by a slash or backslash.
+fn units(text: &str) -> impl Iterator<Item = usize> + '_ {
+    let separators = memchr::memchr2_iter(b'/', b'\\', text.as_bytes());
+    separators.filter_map(|end| {
+        let start = end.checked_sub(2)?;
+        (text.as_bytes().get(start..end) == Some(b"..".as_slice())).then_some(start)
+    })
+}
+
+/// At most [`Threat::EXCERPT_MAX`] bytes from the start of a match.
+fn excerpt(matched: &str) -> &str {
+    matched.get(..matched.floor_char_boundary(Threat::EXCERPT_MAX)).unwrap_or(matched)
+}
+
+fn settings(security: &SecurityConfig, detection: &DetectionConfig) -> Settings {
+    let size = |value: u32| value as usize;
+    let inspect_max = size(security.detection_max_body_inspect_bytes);
+    let content_max = size(security.detection_max_content_length);
+    Settings {
+        recipe: Recipe {
+            profile: detection.profile,
+            chars_max: inspect_max,
+            keep_attacks: security.detection_preserve_attack_patterns,
+            regions_max: (content_max / 100).min(100),
+        },
+        limits: Limits {
+            profile: detection.profile,
+            values_max: size(security.detection_max_scan_values),
+            chars_max: size(security.detection_max_scan_chars),
+            json_depth_max: size(security.detection_max_json_depth),
+            body_bytes_max: inspect_max,
+            island_min: size(security.detection_binary_min_run_length),
+            undecodable_body: detection.undecodable_body,
+            json_paths: detection.exclusions.iter().any(|exclusion| exclusion.json_path.is_some()),
+        },
+        threshold: security.detection_threat_score_threshold,
+        semantic_threshold: security.detection_semantic_threshold,
+        semantic_chars_max: content_max,
+        exclusions: detection.exclusions.clone(),
+        log_only_categories: detection.log_only_categories.iter().filter_map(|name| Category::named(name)).collect(),
+        log_only_rows: detection.log_only_rows.iter().cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! Rows ready to run: one database for all of them, and sets that say which row may apply where.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use regex::bytes::{Regex, RegexBuilder};
+use smallvec::SmallVec;
+
+use crate::detect::automaton::{Automaton, Bits, CompileError, Expression};
+use crate::detect::confirm::Candidate;
+use crate::detect::rows::{Flags, Row};
+use crate::detect::{Context, DetectError, Kind, Source, View};
+use crate::model::category::{Category, CategorySet};
+
+/// Candidates of one text; more than these spill to the heap.
+pub(crate) type Candidates = SmallVec<[(u16, u32); 16]>;
+
+/// Bytes that one row's span expression may take when compiled.
+const SPAN_BYTES_MAX: usize = 4 << 20;
+/// How often a row looks for another match after a gate refused one.
+const RETRIES_MAX: usize = 64;
+
+/// Rows ready to run. A row's number is its position.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Row>,
+    spans: Vec<OnceLock<Option<Regex>>>,
+    automaton: Automaton,
+    by_view: [Bits; View::ALL.len()],
+    by_source: [Bits; Source::ALL.len()],
+    by_category: Vec<Bits>,
+}
+
+impl Table {
+    /// Compiles the rows into one database.
+    ///
+    /// # Errors
+    /// Every row that does not compile alone, or the fault of the whole set.
+    pub(crate) fn compile(rows: Vec<Row>) -> Result<Self, Vec<DetectError>> {
+        let expressions: Vec<Expression<'_>> = rows.iter().map(expression).collect();
+        let automaton = Automaton::compile(&expressions).map_err(|error| faults(&rows, error))?;
+        let ids = |wanted: &dyn Fn(&Row) -> bool| {
+            rows.iter().enumerate().filter(|(_, row)| wanted(row)).map(|(id, _)| id).collect::<Bits>()
+        };
+        let every = ids(&|_| true);
+        let by_view = View::ALL.map(|view| match view {
+            // Short base64 islands hold text of any kind: every row looks at them.
+            View::Additive => every,
+            View::Raw | View::Decoded | View::Processed => ids(&|row| row.views & view.bit() != 0),
+        });
+        let by_source = Source::ALL.map(|source| ids(&|row| row.contexts & (1 << source.index()) != 0));
+        let by_category = (0..Category::COUNT).map(|index| ids(&|row| row.category.index() == index)).collect();
+        let spans = rows.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self { rows, spans, automaton, by_view, by_source, by_category })
+    }
+
+    /// The row with a number.
+    pub(crate) fn row(&self, id: u16) -> Option<&Row> {
+        self.rows.get(usize::from(id))
+    }
+
+    /// All rows, in order.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Size of the compiled database in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.automaton.size()
+    }
+
+    /// The rows of `views` (a mask) that have a candidate in `text` and may apply to `source` and `categories`.
+    pub(crate) fn candidates(&self, text: &str, views: u8, source: Source, categories: CategorySet) -> Candidates {
+        let found = self.automaton.scan(text.as_bytes(), |hits| {
+            let mut bits = hits.bits.and(&self.of_views(views));
+            if let Some(applicable) = self.by_source.get(source.index()) {
+                bits = bits.and(applicable);
+            }
+            if categories != CategorySet::DETECTION && !bits.is_empty() {
+                bits = bits.and(&self.of_categories(categories));
+            }
+            let numbers = bits.iter().filter_map(|id| Some((u16::try_from(id).ok()?, hits.end(id))));
+            numbers.map(|(id, end)| (id, u32::try_from(end).unwrap_or(u32::MAX))).collect()
+        });
+        found.unwrap_or_default()
+    }
+
+    fn of_views(&self, views: u8) -> Bits {
+        let wanted = View::ALL.iter().zip(&self.by_view).filter(|(view, _)| views & view.bit() != 0);
+        wanted.fold(Bits::default(), |all, (_, bits)| all.or(bits))
+    }
+
+    fn of_categories(&self, categories: CategorySet) -> Bits {
+        let wanted = self
+            .by_category
+            .iter()
+            .zip(0..)
+            .filter(|(_, index)| Category::all().nth(*index).is_some_and(|category| categories.contains(category)));
+        wanted.fold(Bits::default(), |all, (bits, _)| all.or(bits))
+    }
+
+    /// The first match of a candidate's row that survives its confirm function and its gates.
+    pub(crate) fn confirmed(&self, id: u16, candidate: &Candidate<'_>, noise: &Noise<'_>) -> Option<Range<usize>> {
+        let row = self.row(id)?;
+        if row.kinds & (1 << (candidate.context.kind as u16)) == 0 {
+            return None;
+        }
+        if row.gates.embedded_json && candidate.context.kind == Kind::EmbeddedJson {
+            return None;
+        }
+        let passes = |range: &Range<usize>| gates_pass(row, candidate, range, noise);
+        match row.confirm {
+            None => self.spans(id, candidate).find(passes),
+            Some(confirm) => {
+                let range = confirm(candidate)?;
+                if passes(&range) {
+                    return Some(range);
+                }
+                // The refused match hides later ones; look again behind it.
+                let mut offset = range.end.max(range.start + 1);
+                for _ in 0..RETRIES_MAX {
+                    let rest = candidate.text.get(candidate.text.ceil_char_boundary(offset)..)?;
+                    let shift = candidate.text.len() - rest.len();
+                    let range = confirm(&Candidate { text: rest, end: rest.len(), ..*candidate })?;
+                    let range = range.start + shift..range.end + shift;
+                    if passes(&range) {
+                        return Some(range);
+                    }
+                    offset = range.end.max(range.start + 1);
+                }
+                None
+            }
+        }
+    }
+
+    /// The matches of a row without a confirm function, left to right.
+    fn spans<'a>(&'a self, id: u16, candidate: &'a Candidate<'a>) -> impl Iterator<Item = Range<usize>> + 'a {
+        let row = self.row(id);
+        let regex = self.spans.get(usize::from(id)).and_then(|cell| cell.get_or_init(|| row.and_then(span)).as_ref());
+        // The automaton vouches for a match; without a span for it, it is the text up to the match's end.
+        let whole = 0..candidate.end.min(candidate.text.len());
+        let found = regex.map(|regex| regex.find_iter(candidate.text.as_bytes()).map(|found| found.range()));
+        let mut found = found.into_iter().flatten().take(RETRIES_MAX).peekable();
+        let fallback = found.peek().is_none().then_some(whole);
+        found.chain(fallback).map(|range| on_char_boundaries(candidate.text, range))
+    }
+}
+
+fn on_char_boundaries(text: &str, range: Range<usize>) -> Range<usize> {
+    text.floor_char_boundary(range.start)..text.ceil_char_boundary(range.end)
+}
+
+/// The expression that finds the span of a row's match.
+fn span(row: &Row) -> Option<Regex> {
+    RegexBuilder::new(&row.pattern)
+        .unicode(false)
+        .case_insensitive(!row.flags.case_sensitive)
+        .multi_line(row.flags.multiline)
+        .dot_matches_new_line(row.flags.dotall)
+        .size_limit(SPAN_BYTES_MAX)
+        .build()
+        .ok()
+}
+
+fn expression(row: &Row) -> Expression<'_> {
+    Expression { pattern: &row.pattern, flags: row.flags, prefilter: false }
+}
+
+/// Which rows are to blame.
+fn faults(rows: &[Row], error: CompileError) -> Vec<DetectError> {
+    let fault = |row: &Row, error: CompileError| DetectError {
+        key: format!("{}: {}", row.file, row.id),
+        message: error.message,
+    };
+    let alone = |row: &Row| Automaton::test_compile(&expression(row)).err().map(|error| fault(row, error));
+    let faults: Vec<DetectError> = rows.iter().filter_map(alone).collect();
+    if faults.is_empty() { vec![DetectError { key: "patterns".to_owned(), message: error.message }] } else { faults }
+}
+
+fn gates_pass(row: &Row, candidate: &Candidate<'_>, range: &Range<usize>, noise: &Noise<'_>) -> bool {
+    if row.gates.separator && !matches!(candidate.context.source, Source::Path | Source::Unknown) {
+        let first = candidate.text.as_bytes().get(range.start);
+        if !first.is_some_and(|byte| matches!(byte, b'/' | b'\\')) {
+            return false;
+        }
+    }
+    !row.gates.noise || !noise.surrounds(range)
+}
+
+/// Tells whether a match stands amid the debris of a binary body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Noise<'a> {
+    text: &'a str,
+}
+
+impl<'a> Noise<'a> {
+    /// Code points looked at on each side of a match.
+    const REACH: usize = 64;
+    /// Artifacts that make it noise.
+    const ENOUGH: usize = 4;
+
+    /// Of one view.
+    pub(crate) const fn of(text: &'a str) -> Self {
+        Self { text }
+    }
+
+    fn surrounds(&self, range: &Range<usize>) -> bool {
+        let before = self.text.get(..range.start).unwrap_or_default().chars().rev().take(Self::REACH);
+        let within = self.text.get(range.clone()).unwrap_or_default().chars();
+        let after = self.text.get(range.end..).unwrap_or_default().chars().take(Self::REACH);
+        before.chain(within).chain(after).filter(|char| is_artifact(*char)).take(Self::ENOUGH).count() == Self::ENOUGH
+    }
+}
+
+/// Characters that binary data shows when it is read as text.
+pub(crate) const fn is_artifact(char: char) -> bool {
+    matches!(char,
+        '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\x7f'
+        | '\u{80}'..='\u{a2}' | '\u{a4}' | '\u{a6}'..='\u{a9}' | '\u{ab}'..='\u{af}' | '\u{b4}' | '\u{b6}'..='\u{b8}'
+        | '\u{bb}'..='\u{bf}' | '\u{180}'..='\u{24f}' | '\u{fffd}')
+}
+
+impl Context<'_> {
+    /// The place guard-core's rules for bodies and unknown values apply to.
+    pub(crate) const fn sees_every_row(&self) -> bool {
+        matches!(self.source, Source::Body | Source::Unknown)
+    }
+}
+
+/// The flags of custom patterns.
+pub(crate) const CUSTOM_FLAGS: Flags = Flags { case_sensitive: false, multiline: true, dotall: false };
