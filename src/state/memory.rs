@@ -1,1 +1,341 @@
-//! State in this process: bounded, least recently used goes first.
+//! State in this process: bounded, the least recently used goes first. Knows nothing of other replicas.
+//!
+//! Clients are spread over shards, each behind its own mutex that is held for well under a microsecond and never across
+//! an await, so request threads hardly ever meet. All histories of one client lie in one shard: a question about one
+//! client is one atomic step.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
+use std::hash::BuildHasher;
+
+use crate::model::addr::{Client, ClientAddr, IpEntry};
+use crate::model::category::{Category, CategorySet};
+use crate::model::time::{Timestamp, Window};
+use crate::state::log::{Edge, Log};
+use crate::state::lru::{Lru, Quota};
+use crate::state::networks::{Networks, Term};
+use crate::state::{
+    Answer, Ban, BanPage, Digest, Limit, Question, SUSPICION_SECONDS, Size, Sizes, State, StateError, Suspicion, Track,
+    short_reason,
+};
+
+/// Clients remembered by each family unless the configuration says otherwise.
+pub const CLIENTS_DEFAULT: usize = 10_000;
+const SHARDS: usize = 64;
+/// Largest behaviour count that is told apart.
+const OBSERVED_MAX: u32 = 100_000;
+
+/// A client in a fixed number of bytes, however long the text was that named it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
+enum ClientKey {
+    V4([u8; 4]),
+    V6([u8; 16]),
+    Text([u8; 32]),
+}
+
+impl From<Client<'_>> for ClientKey {
+    fn from(client: Client<'_>) -> Self {
+        match client.address().map(ClientAddr::ip) {
+            Some(IpAddr::V4(v4)) => Self::V4(v4.octets()),
+            Some(IpAddr::V6(v6)) => Self::V6(v6.octets()),
+            None => {
+                let mut text = HashedText(Sha256::new());
+                // Hashing cannot fail, so neither can this; were it to, the digest would only cover less text.
+                write!(text, "{client}").unwrap_or_default();
+                Self::Text(text.0.finalize().into())
+            }
+        }
+    }
+}
+
+struct HashedText(Sha256);
+
+impl std::fmt::Write for HashedText {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.update(text);
+        Ok(())
+    }
+}
+
+/// Suspicious counts of one client.
+#[derive(Debug, Default)]
+struct Tally {
+    counts: [u32; Category::COUNT],
+    until: f64,
+}
+
+impl Tally {
+    fn total(&self) -> u64 {
+        self.counts.iter().map(|count| u64::from(*count)).sum()
+    }
+}
+
+type WindowKey = (ClientKey, Option<Digest>);
+type TrackKey = (ClientKey, Digest, Option<Digest>);
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    windows: Lru<WindowKey, Log>,
+    tracks: Lru<TrackKey, Log>,
+    bans: Lru<ClientKey, Option<(ClientAddr, Term)>>,
+    suspicions: Lru<ClientKey, Tally>,
+}
+
+/// The state of this process.
+#[derive(Debug)]
+pub struct Memory {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    networks: Networks,
+    windows: Quota,
+    tracks: Quota,
+    bans: Quota,
+    suspicions: Quota,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new(CLIENTS_DEFAULT)
+    }
+}
+
+impl Memory {
+    /// Empty state that remembers at most `clients` clients in each family; when full, the least recently used goes.
+    #[must_use]
+    pub fn new(clients: usize) -> Self {
+        let clients = clients.max(1);
+        // A shard that has nothing to give up may exceed the bound by one entry; with few clients there is one shard.
+        let shards = if clients < 16 * SHARDS { 1 } else { SHARDS };
+        Self {
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::default(),
+            networks: Networks::default(),
+            windows: Quota::new(clients),
+            tracks: Quota::new(clients),
+            bans: Quota::new(clients),
+            suspicions: Quota::new(clients),
+        }
+    }
+
+    /// How full each family is.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let size = |quota: &Quota| Size { used: quota.used(), evicted: quota.evicted() };
+        Sizes {
+            windows: size(&self.windows),
+            tracks: size(&self.tracks),
+            bans: size(&self.bans),
+            networks: Size { used: self.networks.len(), evicted: self.networks.evicted() },
+            suspicions: size(&self.suspicions),
+        }
+    }
+
+    fn shard_of(&self, client: ClientKey) -> usize {
+        self.hasher.hash_one(client) as usize % self.shards.len()
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "`shard_of` takes the remainder by the number of shards")]
+    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard(&self, client: ClientKey) -> MutexGuard<'_, Shard> {
+        self.lock(self.shard_of(client))
+    }
+
+    /// The ban of exactly this client, else of the smallest network around it.
+    fn ban_of(&self, client: Client<'_>, now: Timestamp) -> Option<Ban> {
+        let ip = match client {
+            Client::Address(addr) => {
+                if let Some(ban) = self.exact_ban(addr, now) {
+                    return Some(ban);
+                }
+                addr.ip()
+            }
+            Client::Zoned { addr, .. } => IpAddr::V6(addr),
+            Client::Text(_) | Client::Unknown => return None,
+        };
+        self.networks.find(ip, now)
+    }
+
+    fn exact_ban(&self, addr: ClientAddr, now: Timestamp) -> Option<Ban> {
+        if self.bans.used() == 0 {
+            return None;
+        }
+        let key = ClientKey::from(Client::Address(addr));
+        let mut shard = self.shard(key);
+        let (addr, term) = shard.bans.get(&key)?.as_ref()?;
+        if now.0 <= term.until {
+            return Some(banned(*addr, term));
+        }
+        shard.bans.remove(&key, &self.bans);
+        None
+    }
+
+    /// Hits the limits in order and counts. Returns at the first one that is exceeded, unless `to_the_end`.
+    fn hit(&self, limits: &[Limit<'_>], to_the_end: bool, now: Timestamp) -> SmallVec<[u64; 4]> {
+        let mut counts = SmallVec::new();
+        let mut held: Option<(usize, MutexGuard<'_, Shard>)> = None;
+        for (place, limit) in limits.iter().enumerate() {
+            let client = ClientKey::from(limit.bucket.client);
+            let wanted = self.shard_of(client);
+            let mut shard = match held.take() {
+                Some((known, shard)) if known == wanted => shard,
+                other => {
+                    drop(other);
+                    self.lock(wanted)
+                }
+            };
+            let log = shard.windows.get_or_default((client, limit.bucket.path), &self.windows);
+            let is_first = limits.iter().take(place).all(|earlier| earlier.bucket != limit.bucket);
+            if is_first {
+                let same = || limits.iter().skip(place).filter(|later| later.bucket == limit.bucket);
+                let window = same().map(|limit| limit.window.seconds()).max().unwrap_or_default();
+                let largest = same().map(|limit| limit.limit).max().unwrap_or_default();
+                log.record(now.0, f64::from(window), largest, Edge::Out);
+            }
+            let count = log.count(now.0, f64::from(limit.window.seconds()), Edge::Out);
+            counts.push(count);
+            if u64::from(limit.limit) < count && !to_the_end {
+                break;
+            }
+            held = Some((wanted, shard));
+        }
+        counts
+    }
+
+    fn all_bans(&self, now: Timestamp) -> Vec<Ban> {
+        let mut bans = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let in_force = shard.bans.iter().filter_map(|(_, ban)| ban.as_ref());
+            bans.extend(in_force.filter(|(_, term)| now.0 <= term.until).map(|(addr, term)| banned(*addr, term)));
+        }
+        bans.extend(self.networks.list(now).into_iter().map(|(net, term)| Ban {
+            target: IpEntry::Net(net),
+            until: Timestamp(term.until),
+            reason: term.reason.as_deref().map(str::to_owned),
+        }));
+        bans
+    }
+}
+
+fn banned(addr: ClientAddr, term: &Term) -> Ban {
+    Ban { target: IpEntry::Addr(addr), until: Timestamp(term.until), reason: term.reason.as_deref().map(str::to_owned) }
+}
+
+impl State for Memory {
+    async fn ask(&self, question: &Question<'_>, now: Timestamp) -> Result<Answer, StateError> {
+        let ban = question.ban.and_then(|client| self.ban_of(client, now));
+        let counts = if ban.is_none() || question.passive {
+            self.hit(&question.limits, question.passive, now)
+        } else {
+            SmallVec::new()
+        };
+        Ok(Answer { ban, counts })
+    }
+
+    async fn ban(&self, target: IpEntry, window: Window, reason: &str, now: Timestamp) -> Result<(), StateError> {
+        let reason: Arc<str> = short_reason(reason).into();
+        let term = Term { until: now.plus(f64::from(window.seconds())).0, reason: Some(reason) };
+        match target {
+            IpEntry::Addr(addr) => {
+                let key = ClientKey::from(Client::Address(addr));
+                let mut shard = self.shard(key);
+                *shard.bans.get_or_default(key, &self.bans) = Some((addr, term));
+                shard.suspicions.remove(&key, &self.suspicions);
+            }
+            IpEntry::Net(net) => self.networks.insert(net, term, now),
+        }
+        Ok(())
+    }
+
+    async fn unban(&self, target: IpEntry, now: Timestamp) -> Result<bool, StateError> {
+        Ok(match target {
+            IpEntry::Addr(addr) => {
+                let key = ClientKey::from(Client::Address(addr));
+                let lifted = self.shard(key).bans.remove(&key, &self.bans).flatten();
+                lifted.is_some_and(|(_, term)| now.0 <= term.until)
+            }
+            IpEntry::Net(net) => self.networks.remove(net, now),
+        })
+    }
+
+    async fn bans(&self, from: Option<&str>, limit: usize, now: Timestamp) -> Result<BanPage, StateError> {
+        let mut named: Vec<(String, Ban)> =
+            self.all_bans(now).into_iter().map(|ban| (ban.target.to_string(), ban)).collect();
+        named.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let start = from.map_or(0, |from| named.partition_point(|(name, _)| name.as_str() < from));
+        let mut rest = named.into_iter().skip(start);
+        let bans = rest.by_ref().take(limit).map(|(_, ban)| ban).collect();
+        Ok(BanPage { bans, next: rest.next().map(|(name, _)| name) })
+    }
+
+    async fn suspect(
+        &self,
+        client: Client<'_>,
+        categories: CategorySet,
+        now: Timestamp,
+    ) -> Result<Suspicion, StateError> {
+        let key = ClientKey::from(client);
+        let categories = if categories.is_empty() { categories.with(Category::UNCATEGORIZED) } else { categories };
+        let mut shard = self.shard(key);
+        let tally = shard.suspicions.get_or_default(key, &self.suspicions);
+        if tally.until < now.0 {
+            *tally = Tally::default();
+        }
+        tally.until = now.plus(f64::from(SUSPICION_SECONDS)).0;
+        let mut by_category = SmallVec::new();
+        for category in categories.iter() {
+            let Some(count) = tally.counts.get_mut(category.index()) else { continue };
+            *count = count.saturating_add(1);
+            by_category.push((category, u64::from(*count)));
+        }
+        Ok(Suspicion { by_category, total: tally.total() })
+    }
+
+    async fn absolve(&self, client: Client<'_>) -> Result<(), StateError> {
+        let key = ClientKey::from(client);
+        self.shard(key).suspicions.remove(&key, &self.suspicions);
+        Ok(())
+    }
+
+    async fn suspicion(&self, client: Client<'_>, now: Timestamp) -> Result<u64, StateError> {
+        if self.suspicions.used() == 0 {
+            return Ok(0);
+        }
+        let key = ClientKey::from(client);
+        let mut shard = self.shard(key);
+        Ok(shard.suspicions.get(&key).filter(|tally| now.0 <= tally.until).map_or(0, |tally| tally.total()))
+    }
+
+    async fn observe(&self, track: Track<'_>, window: Window, now: Timestamp) -> Result<u64, StateError> {
+        let client = ClientKey::from(track.client);
+        let mut shard = self.shard(client);
+        let log = shard.tracks.get_or_default((client, track.endpoint, track.pattern), &self.tracks);
+        let window = f64::from(window.seconds());
+        log.record(now.0, window, OBSERVED_MAX, Edge::In);
+        Ok(log.count(now.0, window, Edge::In))
+    }
+
+    async fn reset_bans(&self) -> Result<(), StateError> {
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).bans.clear(&self.bans);
+        }
+        self.networks.clear();
+        Ok(())
+    }
+
+    async fn reset_limits(&self) -> Result<(), StateError> {
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).windows.clear(&self.windows);
+        }
+        Ok(())
+    }
+}

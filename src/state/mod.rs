@@ -10,7 +10,17 @@ use crate::model::addr::{Client, IpEntry};
 use crate::model::category::CategorySet;
 use crate::model::time::{Timestamp, Window};
 
+mod log;
+mod lru;
 pub mod memory;
+mod networks;
+
+use crate::state::memory::Memory;
+
+/// Seconds after the last increment for which suspicious counts are remembered.
+pub const SUSPICION_SECONDS: u32 = 3600;
+/// Bytes of a ban's reason that are kept.
+pub const REASON_BYTES_MAX: usize = 256;
 
 /// SHA-256 of a text, as guard-core puts it into keys.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash, Ord, PartialOrd)]
@@ -106,42 +116,184 @@ pub enum StateError {
     Refused(String),
 }
 
-/// Bans, windows and counts. Implementations are bounded and never panic.
-pub trait State {
-    /// Answers the state questions of one request in one step.
-    fn ask(&self, question: &Question<'_>, now: Timestamp) -> impl Future<Output = Result<Answer, StateError>>;
+/// A part of the list of bans.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BanPage {
+    /// Bans in force.
+    pub bans: Vec<Ban>,
+    /// Where the next part starts; `None` when this was the last.
+    pub next: Option<String>,
+}
 
-    /// Bans an address or network for `window`. Replaces an earlier ban of the same target.
+/// How full the stores of this process are.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sizes {
+    /// Rate limit histories.
+    pub windows: Size,
+    /// Behaviour histories.
+    pub tracks: Size,
+    /// Banned addresses.
+    pub bans: Size,
+    /// Banned networks.
+    pub networks: Size,
+    /// Clients with suspicious counts.
+    pub suspicions: Size,
+}
+
+impl Sizes {
+    /// Each family's name with its size, for metrics.
+    #[must_use]
+    pub const fn families(&self) -> [(&'static str, Size); 5] {
+        [
+            ("windows", self.windows),
+            ("tracks", self.tracks),
+            ("bans", self.bans),
+            ("networks", self.networks),
+            ("suspicions", self.suspicions),
+        ]
+    }
+}
+
+/// How full one family is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Size {
+    /// Entries held.
+    pub used: usize,
+    /// Entries that had to go before their time since the process started.
+    pub evicted: u64,
+}
+
+/// Bans, windows and counts. Implementations are bounded and never panic.
+pub trait State: Send + Sync {
+    /// Answers the state questions of one request in one step.
+    fn ask(&self, question: &Question<'_>, now: Timestamp) -> impl Future<Output = Result<Answer, StateError>> + Send;
+
+    /// Bans an address or network for `window`. Replaces an earlier ban of the same target, and forgets the suspicious
+    /// counts of a banned address, so that one further hit after the ban does not ban again.
     fn ban(
         &self,
         target: IpEntry,
         window: Window,
         reason: &str,
         now: Timestamp,
-    ) -> impl Future<Output = Result<(), StateError>>;
+    ) -> impl Future<Output = Result<(), StateError>> + Send;
 
-    /// Lifts a ban; false when there was none.
-    fn unban(&self, target: IpEntry, now: Timestamp) -> impl Future<Output = Result<bool, StateError>>;
+    /// Lifts a ban of exactly this target; false when there was none in force.
+    fn unban(&self, target: IpEntry, now: Timestamp) -> impl Future<Output = Result<bool, StateError>> + Send;
 
-    /// Adds one to each category (all of them `uncategorized` when the set is empty) and returns the new counts.
+    /// At most `limit` bans in force, from where an earlier page ended. Bans that come or go meanwhile may be missed.
+    fn bans(
+        &self,
+        from: Option<&str>,
+        limit: usize,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<BanPage, StateError>> + Send;
+
+    /// Adds one to each category (to `uncategorized` when the set is empty) and returns the new counts. All counts of a
+    /// client are forgotten [`SUSPICION_SECONDS`] after the last increment.
     fn suspect(
         &self,
         client: Client<'_>,
         categories: CategorySet,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Suspicion, StateError>>;
+    ) -> impl Future<Output = Result<Suspicion, StateError>> + Send;
 
-    /// Forgets the counts of a client (a ban resets them).
-    fn absolve(&self, client: Client<'_>) -> impl Future<Output = Result<(), StateError>>;
+    /// Forgets the counts of a client.
+    fn absolve(&self, client: Client<'_>) -> impl Future<Output = Result<(), StateError>> + Send;
 
     /// The total suspicious count of a client.
-    fn suspicion(&self, client: Client<'_>, now: Timestamp) -> impl Future<Output = Result<u64, StateError>>;
+    fn suspicion(&self, client: Client<'_>, now: Timestamp) -> impl Future<Output = Result<u64, StateError>> + Send;
 
-    /// Records one event in a behaviour history and returns how many lie within `window`, this one included.
+    /// Records one event in a behaviour history and returns how many lie within `window`, this one included. An event
+    /// exactly `window` old still counts.
     fn observe(
         &self,
         track: Track<'_>,
         window: Window,
         now: Timestamp,
-    ) -> impl Future<Output = Result<u64, StateError>>;
+    ) -> impl Future<Output = Result<u64, StateError>> + Send;
+
+    /// Lifts all bans, of addresses and of networks.
+    fn reset_bans(&self) -> impl Future<Output = Result<(), StateError>> + Send;
+
+    /// Forgets all rate limit histories.
+    fn reset_limits(&self) -> impl Future<Output = Result<(), StateError>> + Send;
+}
+
+/// The backend that the configuration chose; one concrete type for the services.
+#[derive(Debug)]
+pub enum Backend {
+    /// This process only.
+    Memory(Memory),
+}
+
+impl Backend {
+    /// How full the stores of this process are.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        match self {
+            Self::Memory(memory) => memory.sizes(),
+        }
+    }
+}
+
+/// One arm for each backend: the call goes to whichever it is.
+macro_rules! forward {
+    ($self:ident, $backend:ident => $call:expr) => {
+        match $self {
+            Self::Memory($backend) => $call.await,
+        }
+    };
+}
+
+impl State for Backend {
+    async fn ask(&self, question: &Question<'_>, now: Timestamp) -> Result<Answer, StateError> {
+        forward!(self, backend => backend.ask(question, now))
+    }
+
+    async fn ban(&self, target: IpEntry, window: Window, reason: &str, now: Timestamp) -> Result<(), StateError> {
+        forward!(self, backend => backend.ban(target, window, reason, now))
+    }
+
+    async fn unban(&self, target: IpEntry, now: Timestamp) -> Result<bool, StateError> {
+        forward!(self, backend => backend.unban(target, now))
+    }
+
+    async fn bans(&self, from: Option<&str>, limit: usize, now: Timestamp) -> Result<BanPage, StateError> {
+        forward!(self, backend => backend.bans(from, limit, now))
+    }
+
+    async fn suspect(
+        &self,
+        client: Client<'_>,
+        categories: CategorySet,
+        now: Timestamp,
+    ) -> Result<Suspicion, StateError> {
+        forward!(self, backend => backend.suspect(client, categories, now))
+    }
+
+    async fn absolve(&self, client: Client<'_>) -> Result<(), StateError> {
+        forward!(self, backend => backend.absolve(client))
+    }
+
+    async fn suspicion(&self, client: Client<'_>, now: Timestamp) -> Result<u64, StateError> {
+        forward!(self, backend => backend.suspicion(client, now))
+    }
+
+    async fn observe(&self, track: Track<'_>, window: Window, now: Timestamp) -> Result<u64, StateError> {
+        forward!(self, backend => backend.observe(track, window, now))
+    }
+
+    async fn reset_bans(&self) -> Result<(), StateError> {
+        forward!(self, backend => backend.reset_bans())
+    }
+
+    async fn reset_limits(&self) -> Result<(), StateError> {
+        forward!(self, backend => backend.reset_limits())
+    }
+}
+
+/// A reason cut to [`REASON_BYTES_MAX`] at a character boundary.
+fn short_reason(reason: &str) -> &str {
+    reason.get(..reason.floor_char_boundary(REASON_BYTES_MAX)).unwrap_or_default()
 }

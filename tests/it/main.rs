@@ -1,1 +1,6 @@
 //! Integration tests.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod allocations;
+mod contract;
+mod state;
