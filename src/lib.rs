@@ -15,5 +15,6 @@ pub mod state;
 
 pub mod engine;
 
+pub mod app;
 pub mod grpc;
 pub mod telemetry;

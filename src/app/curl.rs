@@ -4,12 +4,42 @@ use crate::app::input::{Input, InputError};
 
 /// Options without an argument that do not change the request.
 const QUIET_FLAGS: &[&str] = &[
-    "-s", "--silent", "-S", "--show-error", "-i", "--include", "-k", "--insecure", "-v", "--verbose", "-L", "--location",
-    "--compressed", "-f", "--fail", "-N", "--no-buffer", "--http1.1", "--http2", "--globoff", "-g", "--path-as-is",
+    "-s",
+    "--silent",
+    "-S",
+    "--show-error",
+    "-i",
+    "--include",
+    "-k",
+    "--insecure",
+    "-v",
+    "--verbose",
+    "-L",
+    "--location",
+    "--compressed",
+    "-f",
+    "--fail",
+    "-N",
+    "--no-buffer",
+    "--http1.1",
+    "--http2",
+    "--globoff",
+    "-g",
+    "--path-as-is",
 ];
 /// Options with an argument that do not change the request.
-const QUIET_OPTIONS: &[&str] =
-    &["-o", "--output", "-w", "--write-out", "-m", "--max-time", "--connect-timeout", "--resolve", "--cacert", "--retry"];
+const QUIET_OPTIONS: &[&str] = &[
+    "-o",
+    "--output",
+    "-w",
+    "--write-out",
+    "-m",
+    "--max-time",
+    "--connect-timeout",
+    "--resolve",
+    "--cacert",
+    "--retry",
+];
 /// Single-letter options that take an argument, which may be glued to them.
 const GLUED: &str = "XHdAbeuFowm";
 const BOUNDARY: &str = "------------------------explain0000000";
@@ -104,8 +134,7 @@ impl Builder {
     }
 
     fn header(&mut self, line: &str) -> Result<(), InputError> {
-        let (name, value) =
-            line.split_once(':').ok_or_else(|| InputError(format!("header '{line}' has no colon")))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| InputError(format!("header '{line}' has no colon")))?;
         self.headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
         Ok(())
     }

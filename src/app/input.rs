@@ -167,7 +167,11 @@ impl Input {
             host: self.header("host").unwrap_or(""),
             target: Target::from(self.path.as_str()),
             protocol: "HTTP/1.1",
-            headers: self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect::<Headers<'_>>(),
+            headers: self
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_slice()))
+                .collect::<Headers<'_>>(),
             body: match (self.body.is_empty(), self.partial) {
                 (_, true) => Body::Partial(&self.body),
                 (true, false) => Body::Absent,

@@ -1,0 +1,40 @@
+//! Measures envoy-guard beside its rivals, in one run on one machine, and prints ratios. `make bench` runs it.
+//!
+//! Whole process: CPU time of the server per Check, read from /proc, under the same load. Engine: CPU time of this
+//! thread per request, the fastest of several rounds. Rivals get the same values.
+
+mod engine;
+mod frame;
+mod load;
+mod stock;
+mod table;
+
+use std::path::PathBuf;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let word = |index: usize| arguments.get(index).map(String::as_str);
+    match word(0) {
+        Some("stock") => stock::serve(word(1).ok_or("stock PORT")?.parse()?),
+        Some("all") => {
+            let guard = PathBuf::from(word(1).ok_or("all GUARD PYTHON CORPUS")?);
+            let python = PathBuf::from(word(2).ok_or("all GUARD PYTHON CORPUS")?);
+            let corpus = word(3).map(PathBuf::from).filter(|path| path.exists());
+            let mut report = table::Report::default();
+            load::run(&guard, &mut report)?;
+            engine::run(&python, corpus.as_deref(), &mut report)?;
+            report.finish()
+        }
+        Some("engine") => {
+            let python = PathBuf::from(word(1).unwrap_or("python3"));
+            let corpus = word(2).map(PathBuf::from).filter(|path| path.exists());
+            let mut report = table::Report::default();
+            engine::run(&python, corpus.as_deref(), &mut report)?;
+            report.finish()
+        }
+        _ => Err("usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | engine [PYTHON [CORPUS]] | stock PORT".into()),
+    }
+}
