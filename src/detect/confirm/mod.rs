@@ -3,6 +3,12 @@
 //! One file per grammar. A confirm function reads the whole view, is linear in its length, never panics and never
 //! allocates more than a constant. Rows name their confirm function in `patterns/*.yaml`.
 
+mod css;
+mod events;
+mod html;
+mod javascript;
+mod scan;
+
 use std::ops::Range;
 
 use crate::detect::{Context, View};
@@ -32,4 +38,51 @@ pub fn named(name: &str) -> Option<Confirm> {
 }
 
 /// Every confirm function by name, in alphabetical order.
-const TABLE: &[(&str, Confirm)] = &[];
+const TABLE: &[(&str, Confirm)] = &[
+    ("html_attribute_breakout", html::attribute_breakout),
+    ("html_live_tag", html::live_tag),
+    ("js_script_url", javascript::script_url),
+    ("js_string_breakout", javascript::string_breakout),
+    ("js_symbol_code", javascript::symbol_code),
+    ("js_template_literal", javascript::template_literal),
+    ("js_whole_expression", javascript::whole_expression),
+];
+
+#[cfg(test)]
+mod testing {
+    //! Candidates for the tables of the grammars.
+
+    use super::*;
+    use crate::detect::{Kind, Source};
+
+    /// A query value.
+    pub(super) fn query(text: &str) -> Candidate<'_> {
+        candidate(text, Source::Query, Kind::Value)
+    }
+
+    /// A leaf of a JSON body.
+    pub(super) fn body(text: &str) -> Candidate<'_> {
+        candidate(text, Source::Body, Kind::JsonLeaf)
+    }
+
+    pub(super) fn candidate(text: &str, source: Source, kind: Kind) -> Candidate<'_> {
+        let context = match (source, kind) {
+            (Source::Query, _) => &QUERY,
+            (Source::Path, _) => &PATH,
+            (Source::Header, _) => &HEADER,
+            (_, Kind::JsonLeaf) => &LEAF,
+            _ => &BODY,
+        };
+        Candidate { text, end: text.len(), view: View::Decoded, context, raw: text }
+    }
+
+    static QUERY: Context<'static> = place(Source::Query, Kind::Value);
+    static PATH: Context<'static> = place(Source::Path, Kind::Value);
+    static HEADER: Context<'static> = place(Source::Header, Kind::Value);
+    static BODY: Context<'static> = place(Source::Body, Kind::Value);
+    static LEAF: Context<'static> = place(Source::Body, Kind::JsonLeaf);
+
+    const fn place(source: Source, kind: Kind) -> Context<'static> {
+        Context { source, name: std::borrow::Cow::Borrowed("name"), kind }
+    }
+}
