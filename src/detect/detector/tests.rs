@@ -45,4 +45,6 @@ fn traversal_that_decoding_brings_forth_is_a_threat() {
     };
     assert_eq!(count("../x"), 0);
     assert_eq!(count("plain"), 0);
+    assert_eq!(count("..%2fx"), 1);
+    assert_eq!(count("../a/%2e%2e/x"), 1);
 }

@@ -1,9 +1,16 @@
 //! What an interpreter would see: a value as sent, decoded, and cleaned up. Knows no rows.
 
+mod base64;
+mod clean;
+mod decode;
+mod norm;
+mod truncate;
+
 use std::ops::Range;
 
 use crate::config::exclusions::Profile;
 use crate::detect::View;
+use crate::detect::view::clean::Even;
 
 /// Bounds of the views.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,6 +23,13 @@ pub(crate) struct Recipe {
     pub(crate) keep_attacks: bool,
     /// Hostile-looking regions kept at most.
     pub(crate) regions_max: usize,
+}
+
+impl Recipe {
+    /// Our own views: no comment is stripped before a grammar has seen it, and a word is no base64.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.profile == Profile::Balanced
+    }
 }
 
 /// A text that is mostly the same as the one before it.
@@ -40,6 +54,12 @@ impl Step {
     }
 }
 
+impl From<Option<String>> for Step {
+    fn from(text: Option<String>) -> Self {
+        text.map_or(Self::Same, Self::Changed)
+    }
+}
+
 /// The views of one value. Unallocated when the value has nothing to decode.
 #[derive(Clone, Debug)]
 pub(crate) struct Views<'a> {
@@ -54,15 +74,45 @@ pub(crate) struct Views<'a> {
 
 impl<'a> Views<'a> {
     /// Takes `content` apart.
-    pub(crate) fn new(content: &'a str, _recipe: &Recipe) -> Self {
-        Self {
+    pub(crate) fn new(content: &'a str, recipe: &Recipe) -> Self {
+        let normal = norm::normalise(content, recipe.is_strict());
+        let (decoded, is_exhausted) = decode::decode(normal.as_deref().unwrap_or(content), recipe);
+        let mut views = Self {
             content,
-            raw: Step::Same,
-            decoded: Step::Same,
+            raw: normal.into(),
+            decoded: decoded.into(),
             processed: Step::Same,
             additive: String::new(),
-            is_exhausted: false,
+            is_exhausted,
+        };
+        if !recipe.is_strict()
+            && let Some(text) = clean::strip_comments(views.text(View::Decoded))
+        {
+            views.decoded = Step::Changed(text);
         }
+        views.processed = match clean::even_out(views.text(View::Decoded), recipe.is_strict()) {
+            Even::Same => Step::Same,
+            Even::Trimmed(range) => Step::Slice(range),
+            Even::Changed(text) => Step::Changed(text),
+        };
+        views.truncate(recipe);
+        if !recipe.is_strict() {
+            views.additive = base64::short_islands(views.text(View::Raw));
+        }
+        views
+    }
+
+    /// Cuts each view by itself: what looks hostile in one may not in another.
+    fn truncate(&mut self, recipe: &Recipe) {
+        let longest = [View::Raw, View::Decoded, View::Processed].map(|view| self.text(view).len()).into_iter().max();
+        if longest.is_none_or(|longest| longest <= recipe.chars_max) {
+            return;
+        }
+        let cut = |text: &str| truncate::truncate(text, recipe).unwrap_or_else(|| text.to_owned());
+        let [raw, decoded, processed] = [View::Raw, View::Decoded, View::Processed].map(|view| cut(self.text(view)));
+        self.processed = if processed == decoded { Step::Same } else { Step::Changed(processed) };
+        self.decoded = if decoded == raw { Step::Same } else { Step::Changed(decoded) };
+        self.raw = Step::Changed(raw);
     }
 
     /// The text of a view.
