@@ -4,6 +4,7 @@ mod automaton;
 pub mod confirm;
 mod context;
 mod detector;
+pub mod extract;
 pub mod rows;
 mod table;
 mod view;
