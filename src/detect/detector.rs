@@ -206,7 +206,6 @@ fn settings(security: &SecurityConfig, detection: &DetectionConfig) -> Settings 
             body_bytes_max: inspect_max,
             island_min: size(security.detection_binary_min_run_length),
             undecodable_body: detection.undecodable_body,
-            json_paths: detection.exclusions.iter().any(|exclusion| exclusion.json_path.is_some()),
         },
         threshold: security.detection_threat_score_threshold,
         semantic_threshold: security.detection_semantic_threshold,

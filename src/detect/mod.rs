@@ -217,15 +217,16 @@ impl Meter for Unmetered {
 }
 
 /// How one value is to be looked at. The walk decides it from the place of the value.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Lens<'a> {
     /// Categories that apply here: the scope's, less what makes no sense in this place.
     pub categories: CategorySet,
     /// The semantic analyser reads it too.
     pub semantic: bool,
-    /// Keys down to a JSON leaf, joined by dots, `[]` for any array element; empty outside JSON, and when
-    /// [`Limits::json_paths`] is off.
-    pub json_path: &'a str,
+    /// A JSON number, boolean or null: no built-in row can match it, a custom pattern can.
+    pub literal: bool,
+    /// The way to the value inside a structured body; spelled out only by who asks.
+    pub place: extract::place::Place<'a>,
 }
 
 /// Takes what a walk over a request comes across. `Break` ends the walk at once.
@@ -235,10 +236,15 @@ pub trait Visit {
 
     /// Something the walk itself finds hostile: an operator key, a body that cannot be read, a bomb.
     fn threat(&mut self, context: &Context<'_>, threat: Threat) -> ControlFlow<()>;
+
+    /// The body, or what it inflates to, goes on beyond what is here; `detection.partial_body` says what that means.
+    fn partial(&mut self, _reason: &'static str) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }
 
 /// Bounds of one walk over a request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Which verdicts are wanted.
     pub profile: crate::config::exclusions::Profile,
@@ -254,8 +260,6 @@ pub struct Limits {
     pub island_min: usize,
     /// What to do with a body whose coding or charset cannot be decoded.
     pub undecodable_body: crate::config::exclusions::Unreadable,
-    /// Somebody asks for [`Lens::json_path`].
-    pub json_paths: bool,
 }
 
 /// Compiled rows and settings. Immutable; shared by all threads; replaced as a whole.

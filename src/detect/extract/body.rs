@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::detect::extract::json::{self, Soundness};
 use crate::detect::extract::leaves::{self, Holder};
 use crate::detect::extract::sink::Sink;
-use crate::detect::extract::{Flow, Gap, pairs};
+use crate::detect::extract::{Flow, pairs};
 use crate::detect::{Kind, Source};
 use crate::request::Request;
 
@@ -19,11 +19,14 @@ pub(super) fn walk(request: &Request<'_>, sink: &mut Sink<'_>) -> Flow {
         return Flow::Continue(());
     }
     if request.body.is_partial() {
-        sink.gap(Gap::Partial("only the beginning of the body was sent for inspection"))?;
+        sink.partial("only the beginning of the body was sent for inspection")?;
     }
-    let kept = body.get(..sink.budgets.body_bytes_max + OVERLAP).unwrap_or(body);
+    let kept = body.get(..sink.limits.body_bytes_max + OVERLAP).unwrap_or(body);
     if kept.len() < body.len() && !request.body.is_partial() {
-        sink.gap(Gap::Partial("the body is longer than detection_max_body_inspect_bytes"))?;
+        sink.partial("the body is longer than detection_max_body_inspect_bytes")?;
+    }
+    if request.headers.text("content-encoding").is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity")) {
+        sink.undecodable("the content coding is not known")?;
     }
     let text = lossy(kept);
     read(request.headers.text("content-type").unwrap_or_default(), &text, sink)?;
@@ -36,13 +39,13 @@ fn read(content_type: &str, text: &str, sink: &mut Sink<'_>) -> Flow {
         return pairs::form(text, sink);
     }
     if declared.contains("json") {
-        let shape = leaves::walk(text, &Holder::body(sink.scope.categories), sink)?;
+        let shape = leaves::walk(text, &Holder::body(sink.lens()), sink)?;
         let whole = shape.soundness == Soundness::Strict && shape.roots == 1 && shape.starts_with_container;
         return if whole { Flow::Continue(()) } else { blob(text, sink) };
     }
     blob(text, sink)?;
     if json::is_document(text) {
-        leaves::walk(text, &Holder::body(sink.scope.categories), sink)?;
+        leaves::walk(text, &Holder::body(sink.lens()), sink)?;
     }
     Flow::Continue(())
 }

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use crate::detect::extract::place::{Place, same_name};
-use crate::detect::extract::sink::Sink;
-use crate::detect::extract::{Flow, Value};
-use crate::detect::{Context, Kind, Source};
+use crate::detect::extract::Flow;
+use crate::detect::extract::place::same_name;
+use crate::detect::extract::sink::{Sink, Value};
+use crate::detect::{Context, Kind, Lens, Source};
 use crate::model::category::{Category, CategorySet};
 use crate::request::headers::Headers;
 
@@ -91,8 +91,8 @@ struct Field<'h> {
 impl Field<'_> {
     fn hand_out(&self, kind: Kind, text: &str, sink: &mut Sink<'_>) -> Flow {
         let context = Context { source: Source::Header, name: self.name.into(), kind };
-        let (categories, semantic) = (self.categories, self.semantic);
-        let value = Value { context, text, categories, semantic, literal: false, place: Place::default() };
+        let lens = Lens { categories: self.categories, semantic: self.semantic, ..sink.lens() };
+        let value = Value { context, text, lens };
         match kind {
             Kind::Name => sink.value(value),
             _ => sink.whole(value),

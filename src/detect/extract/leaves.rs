@@ -5,12 +5,11 @@ use std::ops::ControlFlow;
 
 use smallvec::SmallVec;
 
+use crate::detect::extract::Flow;
 use crate::detect::extract::json::{Lexer, Soundness, Text, Token};
 use crate::detect::extract::place::{Place, Step, same_name};
-use crate::detect::extract::sink::Sink;
-use crate::detect::extract::{Flow, Value};
-use crate::detect::{Context, Kind, Source};
-use crate::model::category::CategorySet;
+use crate::detect::extract::sink::{Sink, Value};
+use crate::detect::{Context, Kind, Lens, Source};
 
 /// Keys that MongoDB and its relatives execute.
 const OPERATORS: [&str; 23] = [
@@ -52,16 +51,16 @@ pub(super) struct Holder<'h> {
     pub(super) key: Kind,
     /// Name of the value the text was found in; `None` for a body, whose leaves are called by their keys.
     pub(super) name: Option<&'h str>,
-    pub(super) categories: CategorySet,
-    pub(super) semantic: bool,
+    /// How its leaves are looked at.
+    pub(super) lens: Lens<'h>,
+    /// Where it was found.
     pub(super) place: Option<&'h Place<'h>>,
 }
 
-impl Holder<'_> {
+impl Holder<'static> {
     /// A JSON body.
-    pub(super) const fn body(categories: CategorySet) -> Self {
-        let (leaf, key) = (Kind::JsonLeaf, Kind::JsonKey);
-        Self { source: Source::Body, leaf, key, name: None, categories, semantic: true, place: None }
+    pub(super) const fn body(lens: Lens<'static>) -> Self {
+        Self { source: Source::Body, leaf: Kind::JsonLeaf, key: Kind::JsonKey, name: None, lens, place: None }
     }
 }
 
@@ -145,7 +144,7 @@ impl<'t> Walker<'t, '_> {
 
     fn walk(&mut self, token: Token<'t>, end: usize, scratch: &mut String, sink: &mut Sink<'_>) -> Flow {
         match token {
-            Token::OpenObject | Token::OpenArray if sink.budgets.json_depth_max <= self.steps.len() + 1 => {
+            Token::OpenObject | Token::OpenArray if sink.limits.json_depth_max <= self.steps.len() + 1 => {
                 self.mode = Mode::TooDeep(end - 1, 1);
                 Flow::Continue(())
             }
@@ -179,12 +178,10 @@ impl<'t> Walker<'t, '_> {
         if sink.scope.exclusions.is_empty() && self.seen.contains_or_add(key.raw) {
             return Flow::Continue(());
         }
-        let place = Place { outer: self.holder.place, steps: &self.steps };
         let context = Context { source: self.holder.source, name: Cow::Borrowed(name), kind: self.holder.key };
-        let (categories, semantic) = (self.holder.categories, self.holder.semantic);
-        let value = Value { context, text: name, categories, semantic, literal: false, place };
+        let value = Value { context, text: name, lens: self.lens(false) };
         match name.starts_with('$') && OPERATORS.contains(&name) {
-            true => sink.operator(value),
+            true => sink.operator(&value),
             false => sink.value(value),
         }
     }
@@ -199,14 +196,17 @@ impl<'t> Walker<'t, '_> {
     }
 
     fn value<'v>(&'v self, text: &'v str, literal: bool) -> Value<'v> {
-        let place = Place { outer: self.holder.place, steps: &self.steps };
         let name = match self.holder.name {
             Some(name) => Cow::Borrowed(name),
             None => self.steps.iter().rev().find_map(|step| step.key()).unwrap_or_default(),
         };
         let context = Context { source: self.holder.source, name, kind: self.holder.leaf };
-        let (categories, semantic) = (self.holder.categories, self.holder.semantic);
-        Value { context, text, categories, semantic, literal, place }
+        Value { context, text, lens: self.lens(literal) }
+    }
+
+    fn lens(&self, literal: bool) -> Lens<'_> {
+        let place = Place { outer: self.holder.place, steps: &self.steps };
+        Lens { literal, place, ..self.holder.lens }
     }
 }
 

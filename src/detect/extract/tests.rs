@@ -1,18 +1,66 @@
 use super::*;
-use crate::detect::Kind;
+use crate::config::exclusions::{Profile, Unreadable};
+use crate::detect::{Context, Kind, Lens, Threat};
 use crate::model::category::Category;
 use crate::request::headers::Headers;
 use crate::request::{Body, Peer, Target, Tls};
 
+/// The default policy's bounds.
+pub(super) const LIMITS: Limits = Limits {
+    profile: Profile::Balanced,
+    values_max: 512,
+    chars_max: 65536,
+    json_depth_max: 32,
+    body_bytes_max: 262_144,
+    island_min: 16,
+    undecodable_body: Unreadable::Deny,
+};
+
 /// A request to take apart; what is not said is absent.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Given<'r> {
     pub(super) target: &'r str,
     pub(super) headers: &'r [(&'r str, &'r [u8])],
     pub(super) body: &'r [u8],
     pub(super) partial: bool,
     pub(super) scope: Scope,
-    pub(super) budgets: Budgets,
+    pub(super) limits: Limits,
+}
+
+impl Default for Given<'_> {
+    fn default() -> Self {
+        Self { target: "", headers: &[], body: b"", partial: false, scope: Scope::default(), limits: LIMITS }
+    }
+}
+
+/// Calls a function for each item, and stops after some of them.
+struct Look<F> {
+    look: F,
+    left: usize,
+}
+
+impl<F: FnMut(&Context<'_>, String, &str, Option<Lens<'_>>)> Look<F> {
+    fn count(&mut self) -> Flow {
+        self.left -= 1;
+        if self.left == 0 { Flow::Break(()) } else { Flow::Continue(()) }
+    }
+}
+
+impl<F: FnMut(&Context<'_>, String, &str, Option<Lens<'_>>)> Visit for Look<F> {
+    fn value(&mut self, context: &Context<'_>, text: &str, lens: Lens<'_>) -> Flow {
+        (self.look)(context, format!("{:?} {}={text}", context.kind, context.name), text, Some(lens));
+        self.count()
+    }
+
+    fn threat(&mut self, context: &Context<'_>, threat: Threat) -> Flow {
+        (self.look)(context, format!("{}: {}", threat.row, threat.matched), "", None);
+        self.count()
+    }
+
+    fn partial(&mut self, reason: &'static str) -> Flow {
+        (self.look)(&Context::parse("request_body"), format!("partial: {reason}"), "", None);
+        self.count()
+    }
 }
 
 impl Given<'_> {
@@ -37,27 +85,27 @@ impl Given<'_> {
     }
 
     /// Shows every value to `look`.
-    pub(super) fn each(&self, mut look: impl FnMut(&Value<'_>)) {
-        let flow = walk(&self.request(), &self.scope, &self.budgets, &mut |item| {
-            if let Item::Value(value) = item {
-                look(&value);
+    pub(super) fn each(&self, mut look: impl FnMut(&Context<'_>, &str, Lens<'_>)) {
+        let look = |context: &Context<'_>, _: String, text: &str, lens: Option<Lens<'_>>| {
+            if let Some(lens) = lens {
+                look(context, text, lens);
             }
-            Flow::Continue(())
-        });
+        };
+        let flow = walk(&self.request(), &self.scope, &self.limits, &mut Look { look, left: usize::MAX });
         assert_eq!(flow, Flow::Continue(()));
+    }
+
+    /// The first `left` items as `kind name=text`, in order.
+    pub(super) fn first(&self, left: usize) -> (Vec<String>, Flow) {
+        let mut items = Vec::new();
+        let look = |_: &Context<'_>, item: String, _: &str, _: Option<Lens<'_>>| items.push(item);
+        let flow = walk(&self.request(), &self.scope, &self.limits, &mut Look { look, left });
+        (items, flow)
     }
 
     /// Each item as `kind name=text`, in order.
     pub(super) fn items(&self) -> Vec<String> {
-        let mut items = Vec::new();
-        let flow = walk(&self.request(), &self.scope, &self.budgets, &mut |item| {
-            items.push(match item {
-                Item::Value(Value { context, text, .. }) => format!("{:?} {}={text}", context.kind, context.name),
-                Item::Operator(value) => format!("operator {}", value.text),
-                Item::Gap(gap) => format!("{gap:?}"),
-            });
-            Flow::Continue(())
-        });
+        let (items, flow) = self.first(usize::MAX);
         assert_eq!(flow, Flow::Continue(()));
         items
     }
@@ -119,7 +167,7 @@ fn clean_text_is_borrowed_from_the_request() {
             .chain(given.headers.iter().flat_map(|(name, value)| [name.as_bytes(), value]))
             .any(|source| source.as_ptr_range().contains(&text.as_ptr()))
     };
-    given.each(|value| assert!(within(value.text), "{}", value.text));
+    given.each(|_, text, _| assert!(within(text), "{text}"));
 }
 
 #[test]
@@ -127,12 +175,8 @@ fn the_visitor_may_stop_anywhere() {
     let given = Given { target: "/p?a=1&b=2", headers: &[("h", b"v")], body: b"x", ..Given::default() };
     let total = given.items().len();
     for stop in 1..=total {
-        let mut seen = 0;
-        let flow = walk(&given.request(), &given.scope, &given.budgets, &mut |_| {
-            seen += 1;
-            if seen == stop { Flow::Break(()) } else { Flow::Continue(()) }
-        });
-        assert_eq!((seen, flow), (stop, Flow::Break(())));
+        let (items, flow) = given.first(stop);
+        assert_eq!((items.len(), flow), (stop, Flow::Break(())));
     }
 }
 
@@ -155,7 +199,7 @@ fn excluded_names_are_left_out_at_any_depth() {
 fn json_bodies_are_walked_leaf_by_leaf() {
     for (text, expected) in [
         (r#"{"id":1,"id":"1\u0027"}"#, &["JsonKey id=id", "JsonLeaf id=1", "JsonLeaf id=1'"][..]),
-        (r#"[{"$ne":null}]"#, &["operator $ne", "JsonLeaf $ne=null"]),
+        (r#"[{"$ne":null}]"#, &["NOS-OPERATOR: $ne", "JsonLeaf $ne=null"]),
         (r#"{"a":["x",["y"]]}"#, &["JsonKey a=a", "JsonLeaf a=x", "JsonLeaf a=y"]),
         (r#"{"a":""}"#, &["JsonKey a=a"]),
         (
@@ -173,9 +217,9 @@ fn json_bodies_are_walked_leaf_by_leaf() {
 
 #[test]
 fn json_beyond_the_depth_bound_is_text() {
-    let budgets = Budgets { json_depth_max: 3, ..Budgets::default() };
+    let limits = Limits { json_depth_max: 3, ..LIMITS };
     let headers: [(&str, &[u8]); 1] = [("content-type", b"application/json")];
-    let given = |body| Given { headers: &headers, body, budgets, ..Given::default() }.items()[2..].to_vec();
+    let given = |body| Given { headers: &headers, body, limits, ..Given::default() }.items()[2..].to_vec();
     assert_eq!(given(br#"[["x"]]"#), ["JsonLeaf =x"]);
     assert_eq!(given(br#"[[["x", {"a":1}],"y"]]"#), [r#"JsonLeaf =["x", {"a":1}]"#, "JsonLeaf =y"]);
     assert_eq!(given(br#"[[["cut"#), [r#"JsonLeaf =["cut"#, r#"Value =[[["cut"#]);
@@ -187,11 +231,11 @@ fn places_spell_the_way_to_a_leaf() {
     let body = br#"{"items":[{"n\u006fte":"x"},[1]],"s":"{\"in\":[2]}"}"#;
     let given = Given { headers: &headers, body, ..Given::default() };
     let mut places = Vec::new();
-    given.each(|Value { context, place, text, .. }| {
+    given.each(|context, text, Lens { place, .. }| {
         if matches!(context.kind, Kind::JsonLeaf | Kind::EmbeddedJson) {
             places.push(format!("{place}={text}"));
-            assert_eq!(place.passes("NOTE"), *text == "x");
-            assert_eq!(place.is_at("items[].note"), *text == "x");
+            assert_eq!(place.passes("NOTE"), text == "x");
+            assert_eq!(place.is_at("items[].note"), text == "x");
             assert_eq!(place.is_at("s"), context.name == "s");
         }
     });
@@ -220,11 +264,11 @@ fn reduced_headers_are_asked_less() {
         ..Given::default()
     };
     let mut asked = Vec::new();
-    given.each(|value| {
-        if value.context.kind == Kind::Value {
-            let ssrf = value.categories.contains(Category::SSRF);
-            assert!(value.categories.contains(Category::CMD_INJECTION));
-            asked.push(format!("{} {ssrf} {}", value.context.name, value.semantic));
+    given.each(|context, _, lens| {
+        if context.kind == Kind::Value {
+            let ssrf = lens.categories.contains(Category::SSRF);
+            assert!(lens.categories.contains(Category::CMD_INJECTION));
+            asked.push(format!("{} {ssrf} {}", context.name, lens.semantic));
         }
     });
     assert_eq!(
@@ -250,8 +294,8 @@ fn the_path_is_as_sent_or_decoded_once() {
         ["Value =/app/..;/m;x=%31/", "Value x=1", "Value =/app/../m/"],
         "parameters are values, and the path is seen without them"
     );
-    let budgets = Budgets { profile: Profile::GuardCore, ..Budgets::default() };
-    let guard_core = |target| Given { target, budgets, ..Given::default() }.items();
+    let limits = Limits { profile: Profile::GuardCore, ..LIMITS };
+    let guard_core = |target| Given { target, limits, ..Given::default() }.items();
     assert_eq!(guard_core("/..%2fx;a=b"), ["Value =/../x;a=b"]);
 }
 
@@ -272,10 +316,10 @@ fn repeated_names_are_joined() {
 
 #[test]
 fn a_spent_budget_leaves_one_text_per_source() {
-    let budgets = Budgets { values_max: 3, ..Budgets::default() };
+    let limits = Limits { values_max: 3, ..LIMITS };
     let target = "/?a=1&b=2&c=3";
     let given =
-        Given { target, headers: &[("host", b"localhost"), ("x", b"y")], body: b"b", budgets, ..Given::default() };
+        Given { target, headers: &[("host", b"localhost"), ("x", b"y")], body: b"b", limits, ..Given::default() };
     assert_eq!(
         given.items(),
         [
@@ -289,37 +333,37 @@ fn a_spent_budget_leaves_one_text_per_source() {
         ]
     );
     let mut asked = Vec::new();
-    given.each(|value| asked.push(value.categories.contains(Category::SSRF)));
+    given.each(|_, _, lens| asked.push(lens.categories.contains(Category::SSRF)));
     assert_eq!(
         asked,
         [true, true, true, true, true, false, true],
         "joined headers are asked what all of them are asked"
     );
-    let budgets = Budgets { chars_max: 3, ..Budgets::default() };
-    let given = Given { target: "/?name=text&b=c", budgets, ..Given::default() };
+    let limits = Limits { chars_max: 3, ..LIMITS };
+    let given = Given { target: "/?name=text&b=c", limits, ..Given::default() };
     assert_eq!(given.items(), ["Name name=name", "Value =text , b , c", "Value =/"]);
 }
 
 #[test]
 fn text_beyond_the_budgets_and_the_rest_is_a_finding() {
-    let budgets = Budgets { values_max: 1, body_bytes_max: 4, ..Budgets::default() };
-    let given = Given { target: "/?a=123456789&b=c", budgets, ..Given::default() };
+    let limits = Limits { values_max: 1, body_bytes_max: 4, ..LIMITS };
+    let given = Given { target: "/?a=123456789&b=c", limits, ..Given::default() };
     let items = given.items();
     assert_eq!(items[0], "Name a=a");
     assert_eq!(items[1], "Value =b , c");
-    assert!(items[2].starts_with("Spent"), "{items:?}");
+    assert!(items[2].starts_with("scan_budget_exhausted"), "{items:?}");
 }
 
 #[test]
 fn a_cut_body_is_reported_and_scanned() {
     let given = Given { body: b"text", partial: true, ..Given::default() };
-    assert_eq!(given.items()[0], "Partial(\"only the beginning of the body was sent for inspection\")");
+    assert_eq!(given.items()[0], "partial: only the beginning of the body was sent for inspection");
     assert_eq!(given.items()[1], "Value =text");
-    let budgets = Budgets { body_bytes_max: 10, ..Budgets::default() };
+    let limits = Limits { body_bytes_max: 10, ..LIMITS };
     for (length, gaps) in [(265, 0), (266, 0), (267, 1)] {
         let body = vec![b'a'; length];
-        let items = Given { body: &body, budgets, ..Given::default() }.items();
-        assert_eq!(items.iter().filter(|item| item.starts_with("Partial")).count(), gaps, "{length}");
+        let items = Given { body: &body, limits, ..Given::default() }.items();
+        assert_eq!(items.iter().filter(|item| item.starts_with("partial")).count(), gaps, "{length}");
     }
     let scope = Scope { scan_body: false, ..Scope::default() };
     assert!(Given { body: b"text", partial: true, scope, ..Given::default() }.items().is_empty());
