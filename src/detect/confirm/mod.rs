@@ -8,6 +8,7 @@ mod events;
 mod html;
 mod javascript;
 mod scan;
+mod sql;
 
 use std::ops::Range;
 
@@ -46,6 +47,7 @@ const TABLE: &[(&str, Confirm)] = &[
     ("js_symbol_code", javascript::symbol_code),
     ("js_template_literal", javascript::template_literal),
     ("js_whole_expression", javascript::whole_expression),
+    ("sql_fragment", sql::fragment),
 ];
 
 #[cfg(test)]
