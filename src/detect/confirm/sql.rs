@@ -66,6 +66,8 @@ struct Scan<'t> {
     marks: [usize; 2],
     depth: i32,
     broken: bool,
+    /// Nothing but numbers and signs so far.
+    is_numeric: bool,
     work: usize,
 }
 
@@ -80,6 +82,7 @@ impl<'t> Scan<'t> {
             marks: [0; 2],
             depth: 0,
             broken: false,
+            is_numeric: true,
             work: WORK_BASE + WORK_PER_BYTE * bytes.len(),
         }
     }
@@ -128,6 +131,7 @@ impl<'t> Scan<'t> {
             Kind::Arithmetic(b'+') => return,
             _ => {}
         }
+        self.is_numeric &= matches!(token.kind, Kind::Number | Kind::Arithmetic(_)) && self.tokens < 4;
         self.tokens += 1;
         self.last = Some(token);
     }
@@ -145,7 +149,7 @@ impl<'t> Scan<'t> {
             Kind::Quote(_) if self.is_apostrophe(last) => Left::Apostrophe,
             Kind::Quote(_) | Kind::Close if self.broken => Left::Broken,
             Kind::Quote(_) | Kind::Close => Left::Closed,
-            Kind::Number if self.tokens <= 2 && self.names == 0 => Left::Number,
+            Kind::Number | Kind::Arithmetic(_) if self.is_numeric => Left::Number,
             Kind::Number | Kind::Arithmetic(b'%') if self.broken => Left::Broken,
             Kind::LineComment | Kind::CloseComment => Left::Comment,
             Kind::Word(Word::Name) if self.broken && self.names <= 1 => Left::Broken,
@@ -316,7 +320,7 @@ impl<'t> Scan<'t> {
         match next.kind {
             Kind::LineComment | Kind::OpenComment if !after_sign => self.cut(next),
             Kind::Arithmetic(_) | Kind::Compare | Kind::Concat | Kind::Both | Kind::Word(Word::Operator) => {
-                self.glued(mark, ahead)
+                self.glued(token, mark, ahead)
             }
             _ => None,
         }
@@ -332,11 +336,11 @@ impl<'t> Scan<'t> {
     }
 
     /// An operator right after a broken string, and an operand that reaches the application's closing mark.
-    fn glued(&self, mark: u8, ahead: &mut Lexer<'t>) -> Option<usize> {
+    fn glued(&self, token: Token, mark: u8, ahead: &mut Lexer<'t>) -> Option<usize> {
         let found = expression(ahead)?;
         let strong =
             matches!(found.strongest(), Operand::Probe | Operand::Subselect | Operand::Case | Operand::Variable);
-        let reaches = (found.open_text == mark || found.is_commented()) && self.names <= 1;
+        let reaches = ((found.open_text == mark && !token.spaced) || found.is_commented()) && self.names <= 1;
         let known = matches!(found.strongest(), Operand::Known | Operand::Fact) && found.is_terminated();
         let prefixed = self.tokens != 0;
         (strong || known || (reaches && (mark == b'\'' || prefixed))).then_some(found.end)

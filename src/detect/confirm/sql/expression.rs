@@ -308,9 +308,7 @@ fn arguments(lexer: &mut Lexer<'_>) -> Operand {
                 }
             }
             Kind::Quote(mark) => {
-                if text(lexer, token, mark).is_none() {
-                    return strongest;
-                }
+                let Some(_) = text(lexer, token, mark) else { return strongest };
             }
             Kind::Word(Word::Select) => strongest = strongest.max(Operand::Subselect),
             Kind::Word(_) => {

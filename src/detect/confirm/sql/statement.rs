@@ -43,7 +43,8 @@ fn is_commented(lexer: &Lexer<'_>) -> bool {
 
 /// Reads what follows `select`.
 fn projection(lexer: &mut Lexer<'_>) -> Option<Projection> {
-    let mut found = Projection::default();
+    let first = lexer.peek();
+    let mut found = Projection { shaped: first.kind == Kind::Open && !first.spaced, ..Projection::default() };
     let mut items = 0;
     loop {
         let mut token = lexer.peek();
@@ -313,7 +314,8 @@ impl<'t> Scan<'t> {
         if opening.kind != Kind::Open {
             return None;
         }
-        let everyday = self.lexer.byte(end) == b' '
+        let spaced = self.lexer.byte(end) == b' ';
+        let everyday = spaced
             || name.eq_ignore_ascii_case(b"sleep")
             || name.eq_ignore_ascii_case(b"iif")
             || name.eq_ignore_ascii_case(b"polygon");
@@ -321,7 +323,8 @@ impl<'t> Scan<'t> {
         let found = expression(ahead)?;
         let fits = match self.left() {
             Left::Start => {
-                !everyday || (found.is_terminated() && found.next.kind != Kind::Semicolon) || found.right.is_some()
+                let whole = !spaced && found.is_terminated() && found.next.kind != Kind::Semicolon;
+                !everyday || whole || found.is_commented() || found.right.is_some()
             }
             Left::Broken | Left::Number => true,
             Left::Closed | Left::Comment | Left::Apostrophe => !everyday,
