@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::formats;
+
 /// Which verdicts detection gives.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -37,6 +39,7 @@ pub struct DetectionConfig {
     /// Folder with more rows, or rows that replace built-in ones of the same id.
     pub patterns_dir: Option<PathBuf>,
     /// Custom patterns known from the start.
+    #[schemars(with = "Vec<formats::Pattern>")]
     pub custom_patterns: Vec<String>,
     /// A body longer than what was sent to us for inspection.
     pub partial_body: PartialBody,
@@ -45,8 +48,10 @@ pub struct DetectionConfig {
     /// Findings that pass, on every route.
     pub exclusions: Vec<Exclusion>,
     /// Categories that are reported and never refused.
+    #[schemars(with = "Vec<formats::CategoryName>")]
     pub log_only_categories: BTreeSet<String>,
     /// Rows that are reported and never refused.
+    #[schemars(with = "Vec<formats::NonBlank>")]
     pub log_only_rows: BTreeSet<String>,
 }
 
@@ -66,18 +71,25 @@ pub enum PartialBody {
 #[serde(default, deny_unknown_fields)]
 pub struct Exclusion {
     /// Category name.
+    #[schemars(with = "Option<formats::CategoryName>")]
     pub category: Option<String>,
     /// Row id.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub row: Option<String>,
     /// Path prefix of the request.
+    #[schemars(with = "Option<formats::Path>")]
     pub path: Option<String>,
     /// Header name.
+    #[schemars(with = "Option<formats::HeaderName>")]
     pub header: Option<String>,
     /// Query parameter name.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub param: Option<String>,
     /// Form or multipart field name, or JSON key, at any depth.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub body_field: Option<String>,
     /// JSON path of a body value: keys joined by dots, `[]` for any element, such as `items[].note`.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub json_path: Option<String>,
     /// Why; shown by `explain`.
     pub reason: Option<String>,

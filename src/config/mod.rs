@@ -1,14 +1,33 @@
 //! Text becomes meaning: defaults, then a file, then `ENVOY_GUARD_*` variables, then flags. Knows no engine.
 
+mod check;
+mod formats;
+mod nearest;
+mod parse;
+mod patterns;
+mod rules;
+mod schema;
+mod tree;
+mod variables;
+mod yaml;
+
+pub mod activity;
+pub mod errors;
 pub mod exclusions;
+pub mod load;
+pub mod reference;
+pub mod report;
 pub mod routes;
 pub mod security;
 pub mod server;
 pub mod values;
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::errors::{Errors, Notice, Place};
 use crate::config::exclusions::DetectionConfig;
 use crate::config::routes::RouteConfig;
 use crate::config::security::SecurityConfig;
@@ -34,4 +53,51 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Files with facts about addresses.
     pub data: DataConfig,
+}
+
+/// Where a configuration comes from. Nothing else is read: no process environment, no working directory.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// A file that ends in `.yaml`, `.yml`, `.toml` or `.json`.
+    pub file: Option<PathBuf>,
+    /// Variables; those that begin with `ENVOY_GUARD_` count, `__` separates levels.
+    pub env: Vec<(String, String)>,
+    /// `KEY=VALUE` pairs of `--set`; `.` separates levels.
+    pub overrides: Vec<(String, String)>,
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The effective configuration.
+    pub config: Config,
+    /// What the user should know.
+    pub warnings: Vec<Notice>,
+    /// SHA-256 of the effective configuration with its secrets redacted, in hexadecimal digits.
+    pub hash: String,
+    /// Fields that are set and do nothing in this build.
+    pub inactive: Vec<Notice>,
+    places: load::Places,
+}
+
+/// Reads and checks a configuration. Every layer overrules the one before: defaults, the file, variables, flags; maps
+/// are merged key by key, lists and plain values are replaced.
+///
+/// # Errors
+///
+/// All mistakes of all sources, each with its place and key path.
+pub fn load(sources: &Sources) -> Result<Loaded, Errors> {
+    load::load(sources)
+}
+
+/// Where `key` (such as `routes[2].custom_validators[0]`) stands, or the nearest level above it; `None` for a default.
+#[must_use]
+pub fn locate(loaded: &Loaded, key: &str) -> Option<Place> {
+    load::locate(&loaded.places, key).cloned()
+}
+
+/// The JSON Schema (2020-12) of the whole file.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    schema::document().clone()
 }

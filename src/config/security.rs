@@ -10,6 +10,7 @@ use crate::config::values::{
     BehaviorRule, CloudStore, Expression, Hook, LogFormat, LogLevel, OverflowPolicy, RedisUrl, ResponseOperation,
     Secret, SecurityHeaders, ThreatBan, TrustedProxy, Verifier,
 };
+use crate::config::{formats, values};
 use crate::model::addr::IpEntry;
 use crate::model::category::Category;
 
@@ -20,8 +21,10 @@ pub struct SecurityConfig {
     /// Observe only: log, emit and call hooks, but do not block.
     pub passive_mode: bool,
     /// Path subtrees that get the reduced check set: bans, address lists and rate limits still apply.
+    #[schemars(with = "Vec<formats::ExcludePath>")]
     pub exclude_paths: Vec<String>,
     /// Body text by status code, instead of the default text.
+    #[schemars(with = "BTreeMap<String, String>", extend("propertyNames" = {"format": "status"}))]
     pub custom_error_responses: BTreeMap<u16, String>,
     /// Redirect plain HTTP to HTTPS with 301.
     pub enforce_https: bool,
@@ -38,32 +41,46 @@ pub struct SecurityConfig {
     /// Lockdown: only `emergency_whitelist` passes.
     pub emergency_mode: bool,
     /// Addresses and networks that pass in lockdown.
+    #[schemars(with = "Vec<formats::Address>")]
     pub emergency_whitelist: Vec<IpEntry>,
     /// Peers whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses, networks, or the word `unix`.
+    #[schemars(with = "Vec<formats::Proxy>")]
     pub trusted_proxies: Vec<TrustedProxy>,
     /// How many hops append to X-Forwarded-For; picks the entry counted from the right. At least 1.
+    #[schemars(range(min = 1))]
     pub trusted_proxy_depth: u32,
     /// Let a trusted peer state the scheme in X-Forwarded-Proto.
     pub trust_x_forwarded_proto: bool,
     /// Addresses excused from rate limits, user-agent and route cloud rules.
+    #[schemars(with = "Vec<formats::Address>")]
     pub exempt_ips: Vec<IpEntry>,
     /// When set, only these addresses pass; an empty list lets nobody pass.
+    #[schemars(with = "Option<Vec<formats::Address>>")]
     pub whitelist: Option<Vec<IpEntry>>,
     /// Denied addresses; not consulted when `whitelist` is set.
+    #[schemars(with = "Vec<formats::Address>")]
     pub blacklist: Vec<IpEntry>,
     /// When not empty, only these countries pass; an unresolved country is denied.
+    #[serde(deserialize_with = "values::countries")]
+    #[schemars(with = "Option<Vec<formats::Country>>")]
     pub whitelist_countries: BTreeSet<String>,
     /// Denied countries; an unresolved country passes.
+    #[serde(deserialize_with = "values::countries")]
+    #[schemars(with = "Option<Vec<formats::Country>>")]
     pub blocked_countries: BTreeSet<String>,
     /// Regular expressions searched, ignoring case, in the first 512 characters of User-Agent.
+    #[schemars(with = "Vec<formats::AgentPattern>")]
     pub blocked_user_agents: Vec<String>,
     /// Bans by threshold. Manual, behaviour and dynamic-rule bans work regardless.
     pub enable_ip_banning: bool,
     /// Suspicious count over all categories that bans.
+    #[schemars(range(min = 1))]
     pub auto_ban_threshold: u32,
     /// Length of such a ban, in seconds.
+    #[schemars(range(min = 1))]
     pub auto_ban_duration: u32,
     /// Ban policy by category, tried before the flat one.
+    #[schemars(extend("propertyNames" = {"format": "ban-category"}))]
     pub threat_ban_config: BTreeMap<String, ThreatBan>,
     /// Each 429 counts towards category `rate_limit` and may ban.
     pub enable_rate_limit_auto_ban: bool,
@@ -74,10 +91,13 @@ pub struct SecurityConfig {
     /// Where the downloaded database lies.
     pub ipinfo_db_path: Option<PathBuf>,
     /// Age in seconds at which the database is fetched again.
+    #[schemars(range(min = 3600, max = 604800))]
     pub geo_ip_db_max_age: u32,
     /// Deny addresses of these providers: `Provider` or `Provider:!region`.
+    #[schemars(with = "Option<Vec<formats::Cloud>>")]
     pub block_cloud_providers: Option<Vec<String>>,
     /// Refresh period of the provider ranges, in seconds.
+    #[schemars(range(min = 60, max = 86400))]
     pub cloud_ip_refresh_interval: u32,
     /// Where ranges are kept between refreshes.
     pub cloud_ip_store: Option<CloudStore>,
@@ -86,34 +106,44 @@ pub struct SecurityConfig {
     /// Master switch of every tier.
     pub enable_rate_limiting: bool,
     /// Requests per client and window, over all paths.
+    #[schemars(range(min = 1))]
     pub rate_limit: u32,
     /// Global window in seconds; also the Retry-After value.
+    #[schemars(range(min = 1))]
     pub rate_limit_window: u32,
     /// `[requests, window]` by exact path.
+    #[schemars(with = "BTreeMap<String, values::LimitPair>", extend("propertyNames" = {"format": "path"}))]
     pub endpoint_rate_limits: BTreeMap<String, (u32, u32)>,
     /// Behaviour rules on every route.
     pub global_behavior_rules: Vec<BehaviorRule>,
     /// Allow rules to read response bodies.
     pub behavior_scan_response_body: bool,
     /// Response prefix kept for matching, in bytes.
+    #[schemars(range(min = 1024, max = 10485760))]
     pub behavior_max_response_body_inspect_bytes: u32,
     /// Time limit of one body read, in seconds.
+    #[schemars(range(max = 30), extend("exclusiveMinimum" = 0))]
     pub body_read_timeout: f64,
     /// Accepted for compatibility; this service has no thread per read.
+    #[schemars(range(min = 1, max = 10000))]
     pub sync_body_read_max_concurrent: u32,
     /// Response hardening headers.
+    #[serde(deserialize_with = "values::headers")]
     pub security_headers: Option<SecurityHeaders>,
     /// Answer preflights and add CORS headers.
     pub enable_cors: bool,
     /// Exact origins, or `*`.
     pub cors_allow_origins: Vec<String>,
     /// Allowed methods.
+    #[schemars(with = "Vec<formats::Method>")]
     pub cors_allow_methods: Vec<String>,
     /// Allowed request headers.
+    #[schemars(with = "Vec<formats::HeaderName>")]
     pub cors_allow_headers: Vec<String>,
     /// Access-Control-Allow-Credentials.
     pub cors_allow_credentials: bool,
     /// Access-Control-Expose-Headers.
+    #[schemars(with = "Vec<formats::HeaderName>")]
     pub cors_expose_headers: Vec<String>,
     /// Preflight lifetime in seconds; 0 means 600.
     pub cors_max_age: u32,
@@ -124,18 +154,22 @@ pub struct SecurityConfig {
     /// Put before every key.
     pub redis_prefix: String,
     /// Seconds; null waits forever.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub redis_socket_connect_timeout: Option<f64>,
     /// Seconds for reads and writes; null waits forever.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub redis_socket_timeout: Option<f64>,
     /// Seconds between probes of idle connections; 0 turns them off.
     pub redis_health_check_interval: u32,
     /// Pool size.
+    #[schemars(range(min = 1))]
     pub redis_max_connections: Option<u32>,
     /// Retries with exponential backoff.
     pub redis_retries: u32,
     /// Attack detection.
     pub enable_penetration_detection: bool,
     /// Categories that are looked for.
+    #[schemars(with = "Vec<formats::CategoryName>")]
     pub enabled_detection_categories: BTreeSet<String>,
     /// Headers moved to the reduced scan.
     pub excluded_detection_headers: BTreeSet<String>,
@@ -148,40 +182,56 @@ pub struct SecurityConfig {
     /// Scan request bodies.
     pub detection_scan_body: bool,
     /// Accepted for compatibility: the automaton's time is linear in its input.
+    #[schemars(range(min = 0.1, max = 10))]
     pub detection_compiler_timeout: f64,
     /// Time for one request's detection; spending it is itself a finding.
+    #[schemars(range(min = 0.1, max = 60))]
     pub detection_max_scan_seconds: f64,
     /// Folder where compiled pattern databases are kept.
     pub detection_pattern_validation_cache_path: Option<PathBuf>,
     /// Characters the semantic analyser reads.
+    #[schemars(range(min = 1000, max = 100000))]
     pub detection_max_content_length: u32,
     /// Bytes of a request body that are scanned.
+    #[schemars(range(min = 1024, max = 10485760))]
     pub detection_max_body_inspect_bytes: u32,
     /// Values scanned per request.
+    #[schemars(range(min = 2, max = 100000))]
     pub detection_max_scan_values: u32,
     /// Characters scanned per request.
+    #[schemars(range(min = 1024, max = 262144))]
     pub detection_max_scan_chars: u32,
     /// Depth of the structural JSON walk.
+    #[schemars(range(min = 1, max = 1000))]
     pub detection_max_json_depth: u32,
     /// Shortest printable run scanned in binary uploads.
+    #[schemars(range(min = 4, max = 1024))]
     pub detection_binary_min_run_length: u32,
     /// Truncation keeps regions that look like attacks.
     pub detection_preserve_attack_patterns: bool,
     /// Semantic score above which text is a threat; 0 turns the analyser off.
+    #[schemars(range(min = 0, max = 1))]
     pub detection_semantic_threshold: f64,
     /// Sum of weights that makes a threat.
+    #[schemars(range(min = 0, max = 10))]
     pub detection_threat_score_threshold: f64,
     /// Monitor: standard deviations.
+    #[schemars(range(min = 1, max = 10))]
     pub detection_anomaly_threshold: f64,
     /// Monitor: seconds that make a row slow.
+    #[schemars(range(min = 0.01, max = 1))]
     pub detection_slow_pattern_threshold: f64,
     /// Monitor: records kept.
+    #[schemars(range(min = 100, max = 10000))]
     pub detection_monitor_history_size: u32,
     /// Monitor: rows tracked.
+    #[schemars(range(min = 100, max = 5000))]
     pub detection_max_tracked_patterns: u32,
     /// Monitor: seconds between events of one row.
+    #[schemars(range(min = 1, max = 3600))]
     pub detection_anomaly_emission_cooldown: f64,
     /// Monitor: samples before statistics.
+    #[schemars(range(min = 10, max = 1000))]
     pub detection_min_samples_for_anomaly: u32,
     /// Extra log file.
     pub custom_log_file: Option<PathBuf>,
@@ -194,10 +244,13 @@ pub struct SecurityConfig {
     /// Line format.
     pub log_format: LogFormat,
     /// Checks whose log lines are silenced.
+    #[schemars(with = "Vec<formats::CheckName>")]
     pub muted_check_logs: BTreeSet<String>,
     /// Events that are not sent.
+    #[schemars(with = "Vec<formats::EventName>")]
     pub muted_event_types: BTreeSet<String>,
     /// Agent metrics that are not sent.
+    #[schemars(with = "Vec<formats::MetricName>")]
     pub muted_metric_types: BTreeSet<String>,
     /// More header names to redact.
     pub log_sensitive_headers: BTreeSet<String>,
@@ -218,6 +271,7 @@ pub struct SecurityConfig {
     /// A failing agent start is fatal.
     pub agent_strict: bool,
     /// Base URL.
+    #[schemars(with = "formats::Url")]
     pub agent_endpoint: String,
     /// Project tag.
     pub agent_project_id: Option<String>,
@@ -258,18 +312,22 @@ pub struct SecurityConfig {
     /// HMAC-SHA256 signing of payloads.
     pub agent_payload_signing_secret: Option<Secret>,
     /// Seconds between status reports.
+    #[schemars(range(min = 60, max = 86400))]
     pub agent_status_interval: u32,
     /// Pull rules and lay them over this configuration.
     pub enable_dynamic_rules: bool,
     /// Poll period in seconds.
+    #[schemars(range(min = 60))]
     pub dynamic_rule_interval: u32,
     /// Last known rules.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub dynamic_rules_cache_path: Option<PathBuf>,
     /// OpenTelemetry export.
     pub enable_otel: bool,
     /// Resource `service.name`.
     pub otel_service_name: String,
     /// OTLP endpoint.
+    #[schemars(with = "Option<formats::Url>")]
     pub otel_exporter_endpoint: Option<String>,
     /// More resource attributes.
     pub otel_resource_attributes: BTreeMap<String, String>,

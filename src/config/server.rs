@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::formats;
 use crate::model::time::Window;
 
 /// `listeners:`: where Envoy finds us.
@@ -13,13 +14,15 @@ use crate::model::time::Window;
 #[serde(default, deny_unknown_fields)]
 pub struct ListenersConfig {
     /// TCP address of the gRPC services; null turns it off.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<formats::Socket>")]
     pub grpc: Option<SocketAddr>,
     /// Unix socket of the gRPC services.
     pub unix: Option<PathBuf>,
     /// Mode of the socket file, in octal.
+    #[schemars(with = "formats::FileMode")]
     pub unix_mode: String,
     /// Request threads; 0 means one per core.
+    #[schemars(range(min = 0, max = 1024))]
     pub workers: u16,
 }
 
@@ -39,20 +42,27 @@ impl Default for ListenersConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
     /// Largest gRPC message taken, in bytes; more than Envoy's `max_request_bytes`.
+    #[schemars(range(min = 4096, max = 268435456))]
     pub max_message_bytes: u32,
     /// HTTP/2 streams per connection.
+    #[schemars(range(min = 1, max = 1000000))]
     pub max_concurrent_streams: u32,
     /// Connections at once.
+    #[schemars(range(min = 1, max = 1000000))]
     pub max_connections: u32,
     /// Seconds after which a connection is asked to end, so that load evens out; 0 means never.
     pub max_connection_age: u32,
     /// Seconds that in-flight requests may take after a stop signal.
+    #[schemars(range(min = 0, max = 3600))]
     pub drain_seconds: u32,
     /// Clients whose bans, counts and windows are kept in memory; the least recently used goes first.
+    #[schemars(range(min = 1, max = 10000000))]
     pub memory_clients: u32,
     /// Milliseconds that state may take for one request.
+    #[schemars(range(min = 1, max = 60000))]
     pub state_deadline_ms: u32,
     /// CEL evaluation steps are bounded by this many bytes of request body.
+    #[schemars(range(min = 0, max = 10485760))]
     pub cel_body_bytes: u32,
 }
 
@@ -76,7 +86,7 @@ impl Default for LimitsConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
     /// Address; null turns it off.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<formats::Socket>")]
     pub address: Option<SocketAddr>,
 }
 
@@ -91,8 +101,10 @@ impl Default for AdminConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// Filter of the service's own log lines, in `tracing` syntax.
+    #[schemars(with = "formats::LogFilter")]
     pub log_filter: String,
     /// Log lines waiting for a slow sink; more are dropped and counted.
+    #[schemars(range(min = 1, max = 1000000))]
     pub queue: u32,
     /// Add `dynamic_metadata` to answers.
     pub metadata: bool,

@@ -1,17 +1,18 @@
 //! Values that appear inside the configuration, typed and validated where they are read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::config::formats;
 use crate::model::addr::IpEntry;
 use crate::model::time::Window;
 
 /// Text that is never printed: not in errors, logs, `/config` or `Debug`.
-#[derive(Clone, Eq, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Eq, PartialEq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -36,14 +37,29 @@ impl fmt::Debug for Secret {
 }
 
 impl Serialize for Secret {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("[redacted]")
+    }
+}
+
+impl JsonSchema for Secret {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "writeOnly": true })
     }
 }
 
 /// A Redis URL; its user information is never printed.
 #[derive(Clone, Eq, PartialEq, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline, with = "formats::RedisLocation")]
 pub struct RedisUrl(String);
 
 impl RedisUrl {
@@ -53,14 +69,20 @@ impl RedisUrl {
         &self.0
     }
 
-    /// The URL without user information.
+    /// The URL without user information and without the values of its query.
     #[must_use]
     pub fn redacted(&self) -> String {
-        let Some((scheme, rest)) = self.0.split_once("://") else { return self.0.clone() };
-        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        format!("{scheme}://{host}{path}")
+        redact_url(&self.0)
     }
+}
+
+/// `url` without user information and without the values of its query. What is no URL is not shown at all.
+fn redact_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "[redacted]".to_owned() };
+    // A password may hold any of `/`, `?` and `#`, so the last `@` ends it.
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    let (place, query) = place.split_once('?').map_or((place, ""), |(place, _)| (place, "?[redacted]"));
+    format!("{scheme}://{place}{query}")
 }
 
 impl Default for RedisUrl {
@@ -82,7 +104,7 @@ impl fmt::Debug for RedisUrl {
 }
 
 impl Serialize for RedisUrl {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.redacted())
     }
 }
@@ -90,6 +112,7 @@ impl Serialize for RedisUrl {
 /// A CEL expression. Compiled by the engine, which reports errors under the same key path.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline, with = "formats::Expression")]
 pub struct Expression(pub String);
 
 /// A peer that may speak for clients.
@@ -102,7 +125,7 @@ pub enum TrustedProxy {
 }
 
 impl Serialize for TrustedProxy {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Unix => serializer.serialize_str("unix"),
             Self::Entry(entry) => entry.serialize(serializer),
@@ -111,7 +134,7 @@ impl Serialize for TrustedProxy {
 }
 
 impl<'de> Deserialize<'de> for TrustedProxy {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text == "unix" {
             return Ok(Self::Unix);
@@ -127,9 +150,66 @@ impl JsonSchema for TrustedProxy {
         "TrustedProxy".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string", "description": "an address, a CIDR range, or `unix`"})
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "description": "an address, a CIDR range, or `unix`"})
     }
+}
+
+/// `[requests, window in seconds]`, as the schema shows it.
+pub(crate) struct LimitPair;
+
+impl JsonSchema for LimitPair {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "LimitPair".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "array",
+            "description": "`[requests, window in seconds]`",
+            "prefixItems": [
+                { "type": "integer", "format": "uint32", "minimum": 0 },
+                { "type": "integer", "format": "uint32", "minimum": 1 },
+            ],
+            "minItems": 2,
+            "maxItems": 2,
+        })
+    }
+}
+
+fn upper(code: &str) -> String {
+    code.to_ascii_uppercase()
+}
+
+/// Country codes in any case; null is the empty set.
+pub(crate) fn countries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+    some_countries(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Country codes in any case.
+pub(crate) fn some_countries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeSet<String>>, D::Error> {
+    let codes = Option::<Vec<String>>::deserialize(deserializer)?;
+    Ok(codes.map(|codes| codes.iter().map(|code| upper(code)).collect()))
+}
+
+/// `[requests, window]` by country code.
+type CountryLimits = BTreeMap<String, (u32, u32)>;
+
+/// Limits by country code in any case.
+pub(crate) fn country_limits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CountryLimits>, D::Error> {
+    let limits = Option::<CountryLimits>::deserialize(deserializer)?;
+    Ok(limits.map(|limits| limits.into_iter().map(|(code, limit)| (upper(&code), limit)).collect()))
+}
+
+/// `security_headers`; an empty map turns them off, as null does.
+pub(crate) fn headers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecurityHeaders>, D::Error> {
+    let given = Option::<serde_json::Map<String, serde_json::Value>>::deserialize(deserializer)?;
+    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
+    serde_json::from_value(given.into()).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// Ban policy of one category.
@@ -184,6 +264,7 @@ pub struct BehaviorRule {
     pub window: Window,
     /// For `return_pattern`: `status:404`, `json:path==value`, `regex:…` or plain text.
     #[serde(default)]
+    #[schemars(with = "Option<formats::ReturnPattern>")]
     pub pattern: Option<String>,
     /// What happens.
     #[serde(default)]
@@ -258,11 +339,12 @@ pub enum OverflowPolicy {
 }
 
 /// A hook: where a message goes.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Eq, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
     /// Webhook URL; without one the message is logged.
-    #[serde(default)]
+    #[serde(default, serialize_with = "webhook")]
+    #[schemars(with = "Option<formats::Url>", extend("writeOnly" = true))]
     pub url: Option<String>,
     /// HMAC-SHA256 key of the webhook's signature.
     #[serde(default)]
@@ -270,6 +352,21 @@ pub struct Hook {
     /// CEL expression that builds the message; the payload itself when absent.
     #[serde(default)]
     pub message: Option<Expression>,
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hook").field("secret", &self.secret).field("message", &self.message).finish_non_exhaustive()
+    }
+}
+
+/// Chat services put the credential of a webhook into its path, so only the host is shown.
+fn webhook<S: Serializer>(url: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let Some(url) = url else { return serializer.serialize_none() };
+    let shown = redact_url(url);
+    let (scheme, rest) = shown.split_once("://").unwrap_or(("", "[redacted]"));
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    serializer.collect_str(&format_args!("{scheme}://{host}/[redacted]"))
 }
 
 /// Verifies a credential: by hash, or by a CEL expression over `request` and `credential`.
@@ -283,13 +380,30 @@ pub enum Verifier {
 }
 
 /// Known credentials, held as hashes.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, Eq, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HashVerifier {
     /// Principal by credential hash: `sha256:` followed by 64 hexadecimal digits.
+    #[serde(serialize_with = "principals")]
+    #[schemars(extend("propertyNames" = {"format": "credential"}))]
     pub hashes: BTreeMap<String, String>,
     /// A file with one `hash principal` pair a line; `#` starts a comment.
     pub file: Option<PathBuf>,
+}
+
+impl fmt::Debug for HashVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let principals: Vec<&String> = self.hashes.values().collect();
+        f.debug_struct("HashVerifier")
+            .field("principals", &principals)
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A hash lets a stolen credential be recognised, and a weak one be guessed: the principals are shown, numbered.
+fn principals<S: Serializer>(hashes: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(hashes.values().enumerate().map(|(index, name)| (format!("[redacted {index}]"), name)))
 }
 
 /// One change to response headers.
@@ -301,12 +415,15 @@ pub struct ResponseOperation {
     pub when: Option<Expression>,
     /// Headers to set.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, formats::HeaderValue>", extend("propertyNames" = {"format": "header-name"}))]
     pub set: BTreeMap<String, String>,
     /// Headers to add beside existing ones.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, formats::HeaderValue>", extend("propertyNames" = {"format": "header-name"}))]
     pub add: BTreeMap<String, String>,
     /// Headers to remove.
     #[serde(default)]
+    #[schemars(with = "Vec<formats::HeaderName>")]
     pub remove: Vec<String>,
 }
 
@@ -319,24 +436,30 @@ pub struct SecurityHeaders {
     /// Strict-Transport-Security; absent means no header.
     pub hsts: Option<Hsts>,
     /// Content-Security-Policy: sources by directive, in order.
+    #[schemars(with = "Option<BTreeMap<String, Vec<formats::HeaderValue>>>", extend("propertyNames" = {"format": "header-name"}))]
     pub csp: Option<serde_json::Map<String, serde_json::Value>>,
     /// X-Frame-Options; null means the default.
+    #[schemars(with = "Option<formats::HeaderValue>")]
     pub frame_options: Option<String>,
     /// X-Content-Type-Options; null means the default.
+    #[schemars(with = "Option<formats::HeaderValue>")]
     pub content_type_options: Option<String>,
     /// X-XSS-Protection; null means the default.
+    #[schemars(with = "Option<formats::HeaderValue>")]
     pub xss_protection: Option<String>,
     /// Referrer-Policy; null means the default.
+    #[schemars(with = "Option<formats::HeaderValue>")]
     pub referrer_policy: Option<String>,
     /// Permissions-Policy; absent means the default, null or empty removes the header.
     pub permissions_policy: Setting,
     /// Further headers by name.
+    #[schemars(with = "Option<BTreeMap<String, formats::HeaderValue>>", extend("propertyNames" = {"format": "header-name"}))]
     pub custom: Option<BTreeMap<String, String>>,
 }
 
 /// A setting that tells "absent" from "null".
 #[derive(Clone, Debug, Default, Eq, PartialEq, JsonSchema)]
-#[schemars(with = "Option<String>")]
+#[schemars(inline, with = "Option<formats::HeaderValue>")]
 pub enum Setting {
     /// Not given: the default.
     #[default]
@@ -348,7 +471,7 @@ pub enum Setting {
 }
 
 impl Serialize for Setting {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Unset => serializer.serialize_str("UNSET"),
             Self::Off => serializer.serialize_none(),
@@ -358,7 +481,7 @@ impl Serialize for Setting {
 }
 
 impl<'de> Deserialize<'de> for Setting {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(match Option::<String>::deserialize(deserializer)?.as_deref() {
             Some("UNSET") => Self::Unset,
             None | Some("") => Self::Off,

@@ -1,0 +1,125 @@
+//! Which fields do something in this build: one table, one line a field. What is not in it is active.
+
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::config::errors::Notice;
+use crate::config::load::{Places, notice};
+use crate::config::report::redacted_json;
+
+/// What a field does in this build.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Activity {
+    /// It works.
+    Active,
+    /// It is read and checked, and its machinery is not there yet.
+    Inactive(&'static str),
+    /// It is taken so that a guard-core configuration loads, and will never do anything.
+    Compatibility(&'static str),
+}
+
+use Activity::{Compatibility, Inactive};
+
+const REDIS: Activity = Inactive("state is kept in memory; Redis is not connected yet");
+const AGENT: Activity = Inactive("nothing is sent to an agent endpoint yet");
+const RULES: Activity = Inactive("dynamic rules are not fetched yet");
+const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
+const FEED: Activity = Inactive("nothing is downloaded yet; give a file");
+const RESPONSE: Activity = Inactive("upstream responses are not looked at yet");
+const HOOK: Activity = Inactive("hooks are not called yet");
+const MONITOR: Activity = Inactive("the detection monitor does not run yet");
+const LOGFIRE: Activity = Compatibility("Logfire has no exporter here; use OTLP");
+
+/// Every field that is not active.
+const TABLE: &[(&str, Activity)] = &[
+    ("security.custom_response_modifier", RESPONSE),
+    ("security.behavior_scan_response_body", RESPONSE),
+    ("security.behavior_max_response_body_inspect_bytes", RESPONSE),
+    ("security.on_error", HOOK),
+    ("security.on_block", HOOK),
+    ("security.custom_log_file", Inactive("lines go to the standard output only")),
+    ("security.ipinfo_token", FEED),
+    ("security.ipinfo_db_path", FEED),
+    ("security.geo_ip_db_max_age", FEED),
+    ("security.cloud_ip_refresh_interval", FEED),
+    ("security.cloud_ip_store", FEED),
+    ("security.lazy_init", FEED),
+    ("security.redis_url", REDIS),
+    ("security.redis_prefix", REDIS),
+    ("security.redis_fail_open", REDIS),
+    ("security.redis_socket_connect_timeout", REDIS),
+    ("security.redis_socket_timeout", REDIS),
+    ("security.redis_health_check_interval", REDIS),
+    ("security.redis_max_connections", REDIS),
+    ("security.redis_retries", REDIS),
+    ("security.enable_agent", AGENT),
+    ("security.agent_api_key", AGENT),
+    ("security.agent_strict", AGENT),
+    ("security.agent_endpoint", AGENT),
+    ("security.agent_project_id", AGENT),
+    ("security.agent_buffer_size", AGENT),
+    ("security.agent_flush_interval", AGENT),
+    ("security.agent_enable_events", AGENT),
+    ("security.agent_enable_metrics", AGENT),
+    ("security.agent_timeout", AGENT),
+    ("security.agent_retry_attempts", AGENT),
+    ("security.agent_project_encryption_key", AGENT),
+    ("security.agent_guard_version", AGENT),
+    ("security.agent_high_watermark_ratio", AGENT),
+    ("security.agent_max_concurrent_flushes", AGENT),
+    ("security.agent_buffer_overflow_policy", AGENT),
+    ("security.agent_backoff_factor", AGENT),
+    ("security.agent_sensitive_headers", AGENT),
+    ("security.agent_max_payload_size", AGENT),
+    ("security.agent_compression_enabled", AGENT),
+    ("security.agent_compression_threshold", AGENT),
+    ("security.agent_install_id", AGENT),
+    ("security.agent_payload_signing_secret", AGENT),
+    ("security.agent_status_interval", AGENT),
+    ("security.muted_event_types", Inactive("events are not dispatched yet")),
+    ("security.muted_metric_types", AGENT),
+    ("security.enable_enrichment", AGENT),
+    ("security.enable_dynamic_rules", RULES),
+    ("security.dynamic_rule_interval", RULES),
+    ("security.dynamic_rules_cache_path", RULES),
+    ("security.enable_otel", OTEL),
+    ("security.otel_service_name", OTEL),
+    ("security.otel_exporter_endpoint", OTEL),
+    ("security.otel_resource_attributes", OTEL),
+    ("security.enable_logfire", LOGFIRE),
+    ("security.logfire_service_name", LOGFIRE),
+    ("security.sync_body_read_max_concurrent", Compatibility("no thread is held for a body read")),
+    ("security.detection_compiler_timeout", Compatibility("the automaton's time is linear in its input")),
+    ("security.detection_anomaly_threshold", MONITOR),
+    ("security.detection_slow_pattern_threshold", MONITOR),
+    ("security.detection_monitor_history_size", MONITOR),
+    ("security.detection_max_tracked_patterns", MONITOR),
+    ("security.detection_anomaly_emission_cooldown", MONITOR),
+    ("security.detection_min_samples_for_anomaly", MONITOR),
+];
+
+/// What the field at `key` (`section.field`) does in this build.
+#[must_use]
+pub fn of(key: &str) -> Activity {
+    TABLE.iter().find(|(name, _)| *name == key).map_or(Activity::Active, |(_, activity)| *activity)
+}
+
+/// The keys of the table, for tests and reports.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|(key, _)| *key)
+}
+
+/// The fields that differ from their default and do nothing.
+pub(crate) fn set_but_inactive(config: &Config, places: &Places) -> Vec<Notice> {
+    let set = redacted_json(config);
+    let default = redacted_json(&Config::default());
+    let at = |value: &Value, key: &str| value.pointer(&format!("/{}", key.replace('.', "/"))).cloned();
+    TABLE
+        .iter()
+        .filter(|(key, _)| at(&set, key) != at(&default, key))
+        .filter_map(|(key, activity)| match activity {
+            Inactive(why) | Compatibility(why) => Some(notice(places, key, format!("has no effect: {why}"))),
+            Activity::Active => None,
+        })
+        .collect()
+}

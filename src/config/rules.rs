@@ -1,0 +1,174 @@
+//! Rules across fields. Each names the fields it looks at and keeps silent when one of them is already reported.
+
+use crate::config::Config;
+use crate::config::check::Findings;
+use crate::config::errors::Class;
+use crate::config::security::SecurityConfig;
+use crate::config::values::{BehaviorKind, BehaviorRule, SecurityHeaders};
+
+mod routes;
+
+/// Seconds of a year: what preloading of HSTS needs.
+const YEAR: u64 = 31_536_000;
+
+/// Checks `config` across its fields; may downgrade what cannot be served.
+pub(crate) fn apply(config: &mut Config, out: &mut Findings) {
+    let security = &mut config.security;
+    countries(security, out);
+    dependencies(security, out);
+    lists(security, out);
+    cors(security, out);
+    headers(security, out);
+    behavior("security.global_behavior_rules", &security.global_behavior_rules, security, out);
+    detection(config, out);
+    routes::apply(config, out);
+    listeners(config, out);
+}
+
+/// Reports `message` unless one of `fields` is already reported.
+fn conflict(fields: &[&str], message: &str, out: &mut Findings) {
+    let Some(first) = fields.first() else { return };
+    if !fields.iter().any(|field| out.is_faulty(field)) {
+        out.problem(first, Class::CrossField, message.to_owned());
+    }
+}
+
+fn has_country_source(security: &SecurityConfig) -> bool {
+    security.geo_ip_handler.is_some() || security.ipinfo_token.as_ref().is_some_and(|token| !token.expose().is_empty())
+}
+
+fn countries(security: &SecurityConfig, out: &mut Findings) {
+    let blocked = !security.blocked_countries.is_empty();
+    let allowed = !security.whitelist_countries.is_empty();
+    if (blocked || allowed) && !has_country_source(security) {
+        let field = if blocked { "security.blocked_countries" } else { "security.whitelist_countries" };
+        let message =
+            "geo_ip_handler is required if blocked_countries or whitelist_countries is set; ipinfo_token will do too";
+        conflict(&[field, "security.geo_ip_handler", "security.ipinfo_token"], message, out);
+    }
+    if blocked && allowed {
+        out.warn("security.blocked_countries", "has no effect while whitelist_countries is set");
+    }
+}
+
+fn dependencies(security: &SecurityConfig, out: &mut Findings) {
+    let has_key = security.agent_api_key.as_ref().is_some_and(|key| !key.expose().is_empty());
+    if security.enable_agent && !has_key {
+        let fields = ["security.enable_agent", "security.agent_api_key"];
+        conflict(&fields, "agent_api_key is required if enable_agent is true", out);
+    }
+    if security.enable_dynamic_rules && !security.enable_agent {
+        let fields = ["security.enable_dynamic_rules", "security.enable_agent"];
+        conflict(&fields, "enable_agent must be true if enable_dynamic_rules is true", out);
+    }
+    if security.enable_enrichment && !security.enable_agent {
+        let fields = ["security.enable_enrichment", "security.enable_agent"];
+        conflict(&fields, "enable_agent must be true if enable_enrichment is true", out);
+    }
+    if security.enable_redis && security.redis_url.is_none() {
+        out.warn("security.redis_url", "is null, so nothing is shared although enable_redis is true");
+    }
+}
+
+fn lists(security: &SecurityConfig, out: &mut Findings) {
+    if security.whitelist.as_ref().is_some_and(Vec::is_empty) {
+        out.warn("security.whitelist", "is empty, so nobody passes; leave it out or set null for no whitelist");
+    }
+    if security.whitelist.as_ref().is_some_and(|list| !list.is_empty()) && !security.blacklist.is_empty() {
+        out.warn("security.blacklist", "is not consulted while whitelist is set");
+    }
+    if security.emergency_mode && security.emergency_whitelist.is_empty() {
+        out.warn("security.emergency_mode", "is on and emergency_whitelist is empty, so nobody passes");
+    }
+    if security.trust_x_forwarded_proto && security.trusted_proxies.is_empty() {
+        out.warn("security.trust_x_forwarded_proto", "has no effect while trusted_proxies is empty");
+    }
+    if security.auto_ban_threshold == 1 && security.enable_ip_banning {
+        out.warn("security.auto_ban_threshold", "is 1, so the first finding bans");
+    }
+}
+
+fn cors(security: &mut SecurityConfig, out: &mut Findings) {
+    let wildcard = security.cors_allow_origins.iter().any(|origin| origin == "*");
+    if security.enable_cors && security.cors_allow_credentials && wildcard {
+        let message = "cannot be combined with the origin `*`: browsers refuse it; credentials are turned off";
+        out.warn("security.cors_allow_credentials", message);
+        security.cors_allow_credentials = false;
+    }
+    for (index, origin) in security.cors_allow_origins.iter().enumerate() {
+        let host = origin.split_once("://").map(|(_, rest)| rest);
+        if origin != "*" && origin != "null" && host.is_none_or(|rest| rest.is_empty() || rest.contains('/')) {
+            let key = format!("security.cors_allow_origins[{index}]");
+            out.warn(&key, "is no origin such as `https://example.com` and matches nothing");
+        }
+    }
+}
+
+fn headers(security: &SecurityConfig, out: &mut Findings) {
+    let Some(headers) = &security.security_headers else { return };
+    hsts(headers, out);
+    let key = "security.security_headers.csp";
+    let Some(csp) = &headers.csp else { return };
+    let mut length = 0;
+    for (directive, sources) in csp {
+        let sources: Vec<&str> =
+            sources.as_array().into_iter().flatten().filter_map(|source| source.as_str()).collect();
+        length += directive.len() + sources.iter().map(|source| source.len() + 1).sum::<usize>() + 2;
+        for risky in sources.iter().filter(|source| matches!(**source, "'unsafe-inline'" | "'unsafe-eval'")) {
+            out.warn(&format!("{key}.{directive}"), format!("{risky} weakens the policy"));
+        }
+        if sources.iter().any(|source| source.contains(';')) {
+            let message = "a source must not hold `;`, which would begin another directive".to_owned();
+            out.problem(&format!("{key}.{directive}"), Class::Value, message);
+        }
+    }
+    if crate::config::formats::HEADER_VALUE_MAX < length {
+        out.problem(key, Class::Range, format!("makes a header of {length} characters; 8192 are allowed"));
+    }
+}
+
+fn hsts(headers: &SecurityHeaders, out: &mut Findings) {
+    let Some(hsts) = headers.hsts.as_ref().filter(|hsts| hsts.preload) else { return };
+    let key = "security.security_headers.hsts.preload";
+    if hsts.max_age.is_none_or(|age| age < YEAR) {
+        out.warn(key, format!("needs a max_age of {YEAR} seconds and is left out"));
+    }
+    if !hsts.include_subdomains {
+        out.warn(key, "needs include_subdomains, which is turned on");
+    }
+}
+
+fn behavior(key: &str, rules: &[BehaviorRule], security: &SecurityConfig, out: &mut Findings) {
+    for (index, rule) in rules.iter().enumerate() {
+        if rule.rule_type != BehaviorKind::ReturnPattern {
+            continue;
+        }
+        let own = format!("{key}[{index}].pattern");
+        let Some(pattern) = &rule.pattern else {
+            out.warn(&own, "is missing, so this return_pattern rule never matches");
+            continue;
+        };
+        if !pattern.starts_with("status:") && !security.behavior_scan_response_body {
+            let fields = [own.as_str(), "security.behavior_scan_response_body"];
+            conflict(&fields, "looks into response bodies, which behavior_scan_response_body does not allow", out);
+        }
+    }
+}
+
+fn detection(config: &Config, out: &mut Findings) {
+    let security = &config.security;
+    if security.enable_penetration_detection && security.enabled_detection_categories.is_empty() {
+        out.warn("security.enabled_detection_categories", "is empty, so detection finds nothing");
+    }
+    routes::exclusions("detection.exclusions", &config.detection.exclusions, out);
+}
+
+fn listeners(config: &Config, out: &mut Findings) {
+    if config.listeners.grpc.is_none() && config.listeners.unix.is_none() {
+        let fields = ["listeners.grpc", "listeners.unix"];
+        conflict(&fields, "grpc and unix are both null, so Envoy finds us nowhere", out);
+    }
+    if config.listeners.grpc.is_some() && config.listeners.grpc == config.admin.address {
+        conflict(&["admin.address", "listeners.grpc"], "is the address of listeners.grpc", out);
+    }
+}
