@@ -5,7 +5,27 @@ use std::path::Path;
 use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    list_patterns()
+    list_patterns()?;
+    compile_protocols()
+}
+
+/// Writes the messages as Rust and their descriptors, which the service hands to reflection clients.
+fn compile_protocols() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let out = env::var("OUT_DIR")?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true).open_files([
+        "envoy/service/auth/v3/external_auth.proto",
+        "envoy/service/ext_proc/v3/external_processor.proto",
+    ])?;
+    fs::write(Path::new(&out).join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .bytes(".")
+        .btree_map(".")
+        .include_file("envoy_api.rs")
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
 }
 
 /// Writes `FILES`, name and text of each `patterns/*.yaml`.

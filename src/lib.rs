@@ -15,6 +15,11 @@ pub mod state;
 
 pub mod engine;
 
-pub mod app;
+pub mod clock;
 pub mod grpc;
+pub mod live;
 pub mod telemetry;
+
+pub mod server;
+
+pub mod app;

@@ -1,1 +1,20 @@
-//! The only room that names a gRPC or protocol-buffer type.
+//! The wire: bytes of Envoy become a borrowed request, a decision becomes the bytes of an answer. With `server` the
+//! only room that names a gRPC or protocol-buffer type. Envoy's quirks live in `read` and `write`, one per comment.
+
+pub mod authz;
+pub mod frame;
+pub mod read;
+pub mod wire;
+pub mod write;
+
+/// The messages of `proto/`, as prost sees them. The Check path does not use them: it reads and writes bytes.
+#[expect(missing_docs, reason = "generated: oneofs and services carry no comment")]
+#[expect(unreachable_pub, reason = "generated")]
+#[expect(unused_qualifications, reason = "generated")]
+#[expect(clippy::use_self, reason = "generated")]
+pub mod pb {
+    include!(concat!(env!("OUT_DIR"), "/envoy_api.rs"));
+}
+
+/// Descriptors of `proto/`, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

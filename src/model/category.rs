@@ -96,6 +96,12 @@ impl Category {
         Self::named(name).filter(|category| category.index() < Self::DETECTION_COUNT)
     }
 
+    /// The category at a position of the table.
+    #[must_use]
+    pub fn at(index: usize) -> Option<Self> {
+        u8::try_from(index).ok().filter(|index| usize::from(*index) < Self::COUNT).map(Self)
+    }
+
     /// All detection categories, in table order.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..Self::DETECTION_COUNT as u8).map(Self)

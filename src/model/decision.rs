@@ -33,6 +33,10 @@ pub enum Origin {
     CspReport,
     /// The service is not ready to decide (state not initialised in strict mode).
     NotReady,
+    /// The question could not be read, or is about no HTTP request.
+    Unreadable,
+    /// The service failed where it must not.
+    Internal,
 }
 
 impl Origin {
@@ -45,6 +49,8 @@ impl Origin {
             Self::CorsPreflight => "cors_preflight",
             Self::CspReport => "csp_report",
             Self::NotReady => "not_ready",
+            Self::Unreadable => "unreadable",
+            Self::Internal => "internal",
         }
     }
 }

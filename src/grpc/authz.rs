@@ -1,0 +1,137 @@
+//! ext_authz: one question of Envoy, one answer.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request as HttpRequest, Response};
+use http_body::Body;
+
+use crate::clock::{self, Budget};
+use crate::engine;
+use crate::grpc::frame::{self, FrameError, Unary};
+use crate::grpc::read;
+use crate::grpc::write::{self, Writer};
+use crate::live::{Live, Reader, Snapshot};
+use crate::request::client::{Proxies, identify};
+use crate::state::State;
+use crate::telemetry::Recorder;
+
+/// The full path of the method.
+pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// The service's name, for health.
+pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
+
+/// The service as one worker thread sees it. What it shares with others it only reads, or counts in.
+#[derive(Debug)]
+pub struct Authz<S> {
+    reader: RefCell<Reader>,
+    prepared: RefCell<Rc<Prepared>>,
+    state: Arc<S>,
+    recorder: Recorder,
+}
+
+/// What a thread derives from a snapshot, once.
+#[derive(Debug)]
+struct Prepared {
+    snapshot: Arc<Snapshot>,
+    writer: Writer,
+    detection: Duration,
+    message_bytes_max: u32,
+}
+
+impl Prepared {
+    fn new(snapshot: &Arc<Snapshot>) -> Rc<Self> {
+        let config = &snapshot.config;
+        Rc::new(Self {
+            writer: Writer::new(snapshot.version, config.telemetry.metadata),
+            detection: Duration::try_from_secs_f64(config.security.detection_max_scan_seconds).unwrap_or(Duration::MAX),
+            message_bytes_max: config.limits.max_message_bytes,
+            snapshot: Arc::clone(snapshot),
+        })
+    }
+}
+
+impl<S: State> Authz<S> {
+    /// The service for one thread.
+    #[must_use]
+    pub fn new(live: &Live, state: Arc<S>, recorder: Recorder) -> Self {
+        let mut reader = Reader::new(live);
+        let prepared = RefCell::new(Prepared::new(reader.current()));
+        Self { reader: RefCell::new(reader), prepared, state, recorder }
+    }
+
+    /// Answers one call of [`CHECK`].
+    ///
+    /// Whatever the call holds, the answer is a gRPC success with a decision or with our failure in it. Only a call
+    /// that is no gRPC at all, is compressed, or was broken off gets a gRPC status.
+    pub async fn call<B>(&self, call: HttpRequest<B>) -> Response<Unary>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let prepared = self.prepared();
+        match frame::take(call.into_body(), prepared.message_bytes_max).await {
+            Ok(message) => Unary::answer(self.check(&prepared, &message).await),
+            Err(error @ FrameError::TooLarge(_)) => {
+                self.recorder.unreadable(&error);
+                Unary::answer(write::unreadable("the message is larger than limits.max_message_bytes"))
+            }
+            // 12 is UNIMPLEMENTED, 3 INVALID_ARGUMENT, 1 CANCELLED.
+            Err(FrameError::Compressed) => Unary::refusal("12", "compression is not supported"),
+            Err(FrameError::Truncated) => Unary::refusal("3", "the call holds no whole message"),
+            Err(FrameError::Broken) => Unary::refusal("1", "the call was broken off"),
+        }
+    }
+
+    /// The framed answer to one CheckRequest. A panic on the way is our failure, not a lost answer.
+    async fn check(&self, prepared: &Prepared, message: &[u8]) -> Bytes {
+        let mut decision = pin!(self.decide(prepared, message));
+        let answer = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| decision.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        });
+        match answer.await {
+            Ok(bytes) => bytes,
+            // The panic hook has reported where.
+            Err(_) => {
+                self.recorder.panicked();
+                write::unreadable("internal error")
+            }
+        }
+    }
+
+    async fn decide(&self, prepared: &Prepared, message: &[u8]) -> Bytes {
+        let start = clock::tick();
+        let request = match read::read(message) {
+            Ok(request) => request,
+            Err(error) => {
+                self.recorder.unreadable(&error);
+                return write::unreadable("the question cannot be read");
+            }
+        };
+        let policy = &prepared.snapshot.policy;
+        let budget = Budget::new(start, prepared.detection);
+        let decision = engine::decide(policy, &*self.state, &request, clock::now(), &budget).await;
+        let client = identify(&Proxies::default(), &request).client;
+        let answer = prepared.writer.write(&request, &decision, client);
+        self.recorder.decided(&request, &decision, client, start);
+        answer
+    }
+
+    /// What this thread derived from the current snapshot.
+    fn prepared(&self) -> Rc<Prepared> {
+        let mut reader = self.reader.borrow_mut();
+        let mut prepared = self.prepared.borrow_mut();
+        let current = reader.current();
+        if !Arc::ptr_eq(current, &prepared.snapshot) {
+            *prepared = Prepared::new(current);
+        }
+        Rc::clone(&prepared)
+    }
+}

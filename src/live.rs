@@ -1,0 +1,101 @@
+//! What the service decides by, as one immutable value, and the place where a new one replaces it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::engine::policy::Policy;
+use crate::model::time::Timestamp;
+
+/// One version of everything that can change at run time. Requests in flight keep the one they began with.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The compiled policy.
+    pub policy: Policy,
+    /// The configuration it was compiled from.
+    pub config: Arc<Config>,
+    /// Counts snapshots of this process, from 1.
+    pub version: u64,
+    /// SHA-256 of the configuration without its secrets, in hexadecimal.
+    pub hash: String,
+}
+
+/// How the latest attempt to replace the snapshot ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ReloadStatus {
+    /// Attempts that replaced the snapshot.
+    pub succeeded: u64,
+    /// Attempts that left it as it was.
+    pub failed: u64,
+    /// When the latest attempt ended, in seconds since the Unix epoch; 0 when there was none.
+    pub at: f64,
+    /// Why the latest attempt failed; empty after a success.
+    pub error: String,
+}
+
+/// The current snapshot, for many readers and one writer.
+#[derive(Debug)]
+pub struct Live {
+    current: Arc<ArcSwap<Snapshot>>,
+    status: ArcSwap<ReloadStatus>,
+}
+
+impl Live {
+    /// Begins with `first`.
+    #[must_use]
+    pub fn new(first: Snapshot) -> Arc<Self> {
+        Arc::new(Self { current: Arc::new(ArcSwap::from_pointee(first)), status: ArcSwap::default() })
+    }
+
+    /// The current snapshot. For the request path there is [`Reader`].
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// How the latest attempt to replace the snapshot ended.
+    #[must_use]
+    pub fn status(&self) -> Arc<ReloadStatus> {
+        self.status.load_full()
+    }
+
+    /// Replaces the snapshot, or keeps it and notes why. To be called by one task only.
+    pub fn replace(&self, attempt: Result<Snapshot, String>, now: Timestamp) {
+        let mut status = ReloadStatus::clone(&self.status.load());
+        status.at = now.0;
+        match attempt {
+            Ok(snapshot) => {
+                self.current.store(Arc::new(snapshot));
+                status.succeeded += 1;
+                status.error.clear();
+            }
+            Err(error) => {
+                status.failed += 1;
+                status.error = error;
+            }
+        }
+        self.status.store(Arc::new(status));
+    }
+}
+
+/// A thread's view of the current snapshot: looking costs one load of a pointer that nobody writes to.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+}
+
+impl Reader {
+    /// A reader for one thread.
+    #[must_use]
+    pub fn new(live: &Live) -> Self {
+        Self { cache: Cache::new(Arc::clone(&live.current)) }
+    }
+
+    /// The current snapshot.
+    pub fn current(&mut self) -> &Arc<Snapshot> {
+        self.cache.load()
+    }
+}

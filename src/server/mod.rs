@@ -1,0 +1,10 @@
+//! Where Envoy finds us: listeners, one single-threaded runtime per worker, health, reflection, the admin port, and how
+//! all of it ends.
+//!
+//! Envoy opens one connection per worker thread of its own, and each carries many calls. One acceptor therefore hands
+//! every connection to the worker that has the fewest, and a connection stays with its worker: no work stealing, no
+//! shared reference counts on the request path.
+
+pub mod listen;
+pub mod service;
+pub mod worker;

@@ -1,0 +1,319 @@
+//! Counts and measures in the Prometheus text format.
+//!
+//! Each worker thread counts in a [`Shard`] of its own: one thread writes, so a count is a load and a store without a
+//! bus lock, and nothing is allocated or looked up. A scrape adds the shards up. Labels come from enums only.
+
+use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::model::category::Category;
+use crate::model::check::Check;
+use crate::model::decision::Origin;
+use crate::model::event::EventType;
+
+/// What a decision counts as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// The request went on.
+    Allow,
+    /// It was refused.
+    Deny,
+    /// It could not be decided.
+    Fail,
+    /// It would have been refused if the policy were not passive.
+    Report,
+}
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Allow, Self::Deny, Self::Fail, Self::Report];
+
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Fail => "fail",
+            Self::Report => "report",
+        }
+    }
+}
+
+/// Upper bounds of the latency histogram, in microseconds.
+const BOUNDS_US: [u64; 15] =
+    [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
+
+/// A number that one thread changes and others read.
+#[derive(Debug, Default)]
+struct Count(AtomicU64);
+
+impl Count {
+    /// Adds. Only the shard's own thread may call it: no other write can come between.
+    fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counts of one worker thread.
+#[derive(Debug)]
+pub struct Shard {
+    /// By origin (the row of `None` is the last one), then by outcome.
+    decisions: Vec<[Count; 4]>,
+    events: Vec<Count>,
+    threats: Vec<Count>,
+    latency: [Count; BOUNDS_US.len() + 1],
+    latency_ns: Count,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        let counts = |length: usize| std::iter::repeat_with(Count::default).take(length).collect();
+        Self {
+            decisions: std::iter::repeat_with(Default::default).take(origins().count()).collect(),
+            events: counts(EventType::ALL.len()),
+            threats: counts(Category::COUNT),
+            latency: Default::default(),
+            latency_ns: Count::default(),
+        }
+    }
+}
+
+impl Shard {
+    /// Counts a decision and the time it took.
+    pub fn decided(&self, outcome: Outcome, origin: Option<Origin>, took: Duration) {
+        self.count(outcome, origin);
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.latency.get(BOUNDS_US.partition_point(|bound| *bound < us)) {
+            bucket.add(1);
+        }
+        self.latency_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Counts a decision that took no time worth measuring.
+    pub fn count(&self, outcome: Outcome, origin: Option<Origin>) {
+        if let Some(count) = self.decisions.get(row(origin)).and_then(|row| row.get(outcome as usize)) {
+            count.add(1);
+        }
+    }
+
+    /// Counts an event.
+    pub fn event(&self, event: EventType) {
+        if let Some(count) = self.events.get(event as usize) {
+            count.add(1);
+        }
+    }
+
+    /// Counts a threat of a category.
+    pub fn threat(&self, category: Category) {
+        if let Some(count) = self.threats.get(category.index()) {
+            count.add(1);
+        }
+    }
+}
+
+/// The rows of the decision table, in order.
+fn origins() -> impl Iterator<Item = Option<Origin>> {
+    let around = [
+        Origin::ClientAddress,
+        Origin::CorsPreflight,
+        Origin::CspReport,
+        Origin::NotReady,
+        Origin::Unreadable,
+        Origin::Internal,
+    ];
+    Check::ALL.iter().map(|check| Origin::Check(*check)).chain(around).map(Some).chain([None])
+}
+
+/// The row of an origin.
+const fn row(origin: Option<Origin>) -> usize {
+    let checks = Check::ALL.len();
+    match origin {
+        Some(Origin::Check(check)) => check as usize,
+        Some(Origin::ClientAddress) => checks,
+        Some(Origin::CorsPreflight) => checks + 1,
+        Some(Origin::CspReport) => checks + 2,
+        Some(Origin::NotReady) => checks + 3,
+        Some(Origin::Unreadable) => checks + 4,
+        Some(Origin::Internal) => checks + 5,
+        None => checks + 6,
+    }
+}
+
+/// A number that another room knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Metric name without the prefix and without `_total`.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// It only grows.
+    pub is_counter: bool,
+    /// At most one label.
+    pub label: Option<(&'static str, String)>,
+    /// The number.
+    pub value: u64,
+}
+
+type Source = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    table: Arc<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    shards: Mutex<Vec<Arc<Shard>>>,
+    sources: Mutex<Vec<Source>>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.table.fmt(f)
+    }
+}
+
+impl Metrics {
+    /// No counts yet. `version` is the build's.
+    #[must_use]
+    pub fn new(version: &'static str) -> Self {
+        let table = Arc::new(Table::default());
+        let mut registry = Registry::with_prefix("envoy_guard");
+        registry.register("build", "The build that runs", Info::new([("version", version)]));
+        registry.register_collector(Box::new(Arc::clone(&table)));
+        Self { registry, table }
+    }
+
+    /// A shard for one more thread.
+    #[must_use]
+    pub fn shard(&self) -> Arc<Shard> {
+        let shard = Arc::new(Shard::default());
+        self.table.shards.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&shard));
+        shard
+    }
+
+    /// Adds numbers that are read at each scrape.
+    pub fn source(&self, source: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
+        self.table.sources.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(source));
+    }
+
+    /// The text format.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string fails only when an encoder does; what was written until then is still true.
+        if encode(&mut text, &self.registry).is_err() {
+            drop(writeln!(text, "# incomplete"));
+        }
+        text
+    }
+}
+
+impl Collector for Table {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sum = |pick: &dyn Fn(&Shard) -> Option<u64>| shards.iter().filter_map(|shard| pick(shard)).sum::<u64>();
+        decisions(&mut encoder, &sum)?;
+        named(&mut encoder, "events", "Security events by type", "event", EventType::ALL.iter().enumerate().map(
+            |(index, event)| (event.name(), sum(&|shard| shard.events.get(index).map(Count::get))),
+        ))?;
+        let categories = (0..Category::COUNT).filter_map(Category::at);
+        named(&mut encoder, "threats", "Hostile values by category", "category", categories.map(|category| {
+            (category.name(), sum(&|shard| shard.threats.get(category.index()).map(Count::get)))
+        }))?;
+        latency(&mut encoder, &sum)?;
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples: Vec<Sample> = sources.iter().flat_map(|source| source()).collect();
+        drop(sources);
+        for family in samples.chunk_by(|a, b| a.name == b.name) {
+            foreign(&mut encoder, family)?;
+        }
+        Ok(())
+    }
+}
+
+type Sum<'a> = dyn Fn(&dyn Fn(&Shard) -> Option<u64>) -> u64 + 'a;
+
+/// Rows that never counted anything are left out, except the plain allow.
+fn decisions(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
+    let mut family = encoder.encode_descriptor("decisions", "Decisions by check and verdict", None, MetricType::Counter)?;
+    for (row, origin) in origins().enumerate() {
+        for outcome in Outcome::ALL {
+            let cell = |shard: &Shard| shard.decisions.get(row)?.get(outcome as usize).map(Count::get);
+            let count = sum(&cell);
+            if count == 0 && (origin.is_some() || outcome != Outcome::Allow) {
+                continue;
+            }
+            let labels = [("check", origin.map_or("none", Origin::name)), ("verdict", outcome.name())];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn named(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    counts: impl Iterator<Item = (&'static str, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (value, count) in counts.filter(|(_, count)| *count != 0) {
+        ConstCounter::new(count).encode(family.encode_family(&[(label, value)])?)?;
+    }
+    Ok(())
+}
+
+fn latency(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
+    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> = bounds
+        .enumerate()
+        .map(|(index, bound)| (bound, sum(&|shard| shard.latency.get(index).map(Count::get))))
+        .collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    let seconds = sum(&|shard| Some(shard.latency_ns.get())) as f64 / 1e9;
+    let help = "Time from a whole question to its answer";
+    encoder
+        .encode_descriptor("decision_seconds", help, None, MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+}
+
+/// Samples of one name.
+fn foreign(encoder: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Result {
+    let Some(first) = samples.first() else { return Ok(()) };
+    let kind = if first.is_counter { MetricType::Counter } else { MetricType::Gauge };
+    let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
+    for sample in samples {
+        let labels: Vec<(&str, &str)> = sample.label.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let encoder = family.encode_family(&labels)?;
+        if sample.is_counter {
+            ConstCounter::new(sample.value).encode(encoder)?;
+        } else {
+            ConstGauge::new(i64::try_from(sample.value).unwrap_or(i64::MAX)).encode(encoder)?;
+        }
+    }
+    Ok(())
+}
