@@ -60,10 +60,11 @@ mod tests {
 
     #[test]
     fn no_two_threads_get_the_same_moment() {
-        let stamps: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..4).map(|_| scope.spawn(|| (0..10_000).map(|_| now().0.to_bits()).collect::<Vec<_>>())).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        let mut stamps: Vec<Vec<u64>> = vec![Vec::new(); 4];
+        std::thread::scope(|scope| {
+            for thread in &mut stamps {
+                scope.spawn(|| thread.extend((0..10_000).map(|_| now().0.to_bits())));
+            }
         });
         for thread in &stamps {
             assert!(thread.is_sorted_by(|a, b| a < b), "increases within a thread");

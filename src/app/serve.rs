@@ -49,8 +49,7 @@ pub fn load(source: &Source) -> Result<Snapshot, ServeError> {
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| ServeError::Config(format!("{}: {error}", path.display())))?;
-            serde_saphyr::from_str(&text)
-                .map_err(|error| ServeError::Config(format!("{}: {error}", path.display())))?
+            serde_saphyr::from_str(&text).map_err(|error| ServeError::Config(format!("{}: {error}", path.display())))?
         }
         None => Config::default(),
     };
@@ -89,7 +88,7 @@ async fn run(live: Arc<Live>) -> Result<(), ServeError> {
         tracing::info!(signal = signal?, "stopping");
         health.set_service_status("", ServingStatus::NotServing).await;
         health.set_service_status(authz::SERVICE, ServingStatus::NotServing).await;
-        drop(stop.send(true));
+        stop.send_replace(true);
         Ok::<_, io::Error>(())
     };
     let ((), stopped) = tokio::join!(accept, stop);

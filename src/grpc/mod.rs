@@ -9,9 +9,7 @@ pub mod write;
 
 /// The messages of `proto/`, as prost sees them. The Check path does not use them: it reads and writes bytes.
 #[expect(missing_docs, reason = "generated: oneofs and services carry no comment")]
-#[expect(unreachable_pub, reason = "generated")]
 #[expect(unused_qualifications, reason = "generated")]
-#[expect(clippy::use_self, reason = "generated")]
 pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/envoy_api.rs"));
 }

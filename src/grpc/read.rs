@@ -231,7 +231,8 @@ fn body<'r>(partial: Option<&[u8]>, bytes: &'r [u8]) -> Body<'r> {
 
 /// Keeps the last of equal neighbours: no correct encoder writes a map key twice, but the rule is the rule.
 fn last_of_each(headers: &mut Headers<'_>) {
-    let repeated = |(a, b): (crate::request::headers::Header<'_>, crate::request::headers::Header<'_>)| a.name == b.name;
+    let repeated =
+        |(a, b): (crate::request::headers::Header<'_>, crate::request::headers::Header<'_>)| a.name == b.name;
     if !headers.iter().zip(headers.iter().skip(1)).any(repeated) {
         return;
     }

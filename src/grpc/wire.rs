@@ -209,8 +209,8 @@ impl Message {
 
     /// A text in the form that users see.
     pub fn shown(&mut self, field: u32, value: impl fmt::Display) {
-        // Writing to memory cannot fail, and a Display that fails has said what it could.
-        self.message(field, |text| drop(write!(text, "{value}")));
+        // Writing to memory cannot fail; a Display that fails all the same has said what it could.
+        self.message(field, |text| write!(text, "{value}").unwrap_or_default());
     }
 
     /// An embedded message, the empty one included.
@@ -333,7 +333,10 @@ mod tests {
         ] {
             assert_eq!(fields(bytes), Err(expected), "{name}");
         }
-        assert_eq!(fields(&[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1]), Ok(vec![(1, Value::Varint(u64::MAX))]));
+        assert_eq!(
+            fields(&[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1]),
+            Ok(vec![(1, Value::Varint(u64::MAX))])
+        );
     }
 
     #[test]

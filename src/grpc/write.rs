@@ -210,11 +210,14 @@ fn header(message: &mut Message, field: u32, edit: &HeaderEdit<'_>) {
             header.text(2, &value);
         });
         option.message(2, |append| append.number(1, u64::from(edit.existing == Existing::Append)));
-        option.number(3, match edit.existing {
-            Existing::Append => 0,
-            Existing::Keep => 1,
-            Existing::Overwrite => 2,
-        });
+        option.number(
+            3,
+            match edit.existing {
+                Existing::Append => 0,
+                Existing::Keep => 1,
+                Existing::Overwrite => 2,
+            },
+        );
         option.number(4, u64::from(value.is_empty()));
     });
 }
@@ -223,7 +226,9 @@ fn header(message: &mut Message, field: u32, edit: &HeaderEdit<'_>) {
 fn request_header(message: &mut Message, edit: &HeaderEdit<'_>, request: &Request<'_>) {
     match edit.existing {
         Existing::Keep if request.headers.get(&edit.name).is_some() => {}
-        Existing::Keep => header(message, ok::REQUEST_HEADERS, &HeaderEdit { existing: Existing::Overwrite, ..edit.borrowed() }),
+        Existing::Keep => {
+            header(message, ok::REQUEST_HEADERS, &HeaderEdit { existing: Existing::Overwrite, ..edit.borrowed() })
+        }
         Existing::Overwrite | Existing::Append => header(message, ok::REQUEST_HEADERS, edit),
     }
 }

@@ -53,9 +53,7 @@ impl Listeners {
     /// Opens what the configuration asks for. Must run inside a runtime.
     pub async fn open(config: &crate::config::server::ListenersConfig) -> Result<Self, ListenError> {
         let tcp = match config.grpc {
-            Some(address) => {
-                Some(TcpListener::bind(address).await.map_err(|error| ListenError::Tcp(address, error))?)
-            }
+            Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ListenError::Tcp(address, error))?),
             None => None,
         };
         let unix = match &config.unix {

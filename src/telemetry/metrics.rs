@@ -3,7 +3,7 @@
 //! Each worker thread counts in a [`Shard`] of its own: one thread writes, so a count is a load and a store without a
 //! bus lock, and nothing is allocated or looked up. A scrape adds the shards up. Labels come from enums only.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -225,7 +225,7 @@ impl Metrics {
         let mut text = String::new();
         // Writing to a string fails only when an encoder does; what was written until then is still true.
         if encode(&mut text, &self.registry).is_err() {
-            drop(writeln!(text, "# incomplete"));
+            text.push_str("# incomplete\n");
         }
         text
     }
@@ -236,13 +236,25 @@ impl Collector for Table {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let sum = |pick: &dyn Fn(&Shard) -> Option<u64>| shards.iter().filter_map(|shard| pick(shard)).sum::<u64>();
         decisions(&mut encoder, &sum)?;
-        named(&mut encoder, "events", "Security events by type", "event", EventType::ALL.iter().enumerate().map(
-            |(index, event)| (event.name(), sum(&|shard| shard.events.get(index).map(Count::get))),
-        ))?;
+        named(
+            &mut encoder,
+            "events",
+            "Security events by type",
+            "event",
+            EventType::ALL
+                .iter()
+                .enumerate()
+                .map(|(index, event)| (event.name(), sum(&|shard| shard.events.get(index).map(Count::get)))),
+        )?;
         let categories = (0..Category::COUNT).filter_map(Category::at);
-        named(&mut encoder, "threats", "Hostile values by category", "category", categories.map(|category| {
-            (category.name(), sum(&|shard| shard.threats.get(category.index()).map(Count::get)))
-        }))?;
+        named(
+            &mut encoder,
+            "threats",
+            "Hostile values by category",
+            "category",
+            categories
+                .map(|category| (category.name(), sum(&|shard| shard.threats.get(category.index()).map(Count::get)))),
+        )?;
         latency(&mut encoder, &sum)?;
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let samples: Vec<Sample> = sources.iter().flat_map(|source| source()).collect();
@@ -258,7 +270,8 @@ type Sum<'a> = dyn Fn(&dyn Fn(&Shard) -> Option<u64>) -> u64 + 'a;
 
 /// Rows that never counted anything are left out, except the plain allow.
 fn decisions(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
-    let mut family = encoder.encode_descriptor("decisions", "Decisions by check and verdict", None, MetricType::Counter)?;
+    let mut family =
+        encoder.encode_descriptor("decisions", "Decisions by check and verdict", None, MetricType::Counter)?;
     for (row, origin) in origins().enumerate() {
         for outcome in Outcome::ALL {
             let cell = |shard: &Shard| shard.decisions.get(row)?.get(outcome as usize).map(Count::get);
