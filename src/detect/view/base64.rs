@@ -120,14 +120,34 @@ fn ascii_segments(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
     .filter(|segment| !segment.is_empty())
 }
 
-/// The candidate of a segment: from its first alphabet character to its last, with padding.
+/// The candidate of a segment. Anything ASCII may separate its characters, so it mostly is the whole segment; with 11 or
+/// 10 characters it needs, and ends with, one or two `=`.
 fn token(text: &str, segment: Range<usize>) -> Option<Range<usize>> {
     let bytes = text.as_bytes().get(segment.clone())?;
-    let first = bytes.iter().position(|byte| is_alphabet(*byte))?;
-    let last = bytes.iter().rposition(|byte| is_alphabet(*byte))?;
-    let padding = bytes.get(last + 1..)?.iter().take(2).take_while(|byte| **byte == b'=').count();
-    let count = bytes.get(first..=last)?.iter().filter(|byte| is_alphabet(**byte)).count();
-    (CANDIDATE_MIN <= count + padding).then(|| segment.start + first..segment.start + bytes.len())
+    let mut places = bytes.iter().enumerate().filter(|(_, byte)| is_alphabet(**byte)).map(|(index, _)| index);
+    let first = places.next()?;
+    let (tenth, eleventh, twelfth) = (places.nth(8), places.next(), places.next());
+    let end = match (tenth, eleventh, twelfth) {
+        (_, _, Some(_)) => bytes.len(),
+        (_, Some(eleventh), None) => {
+            ends_padded(bytes, eleventh + 1, 1).or_else(|| ends_padded(bytes, tenth? + 1, 2))?
+        }
+        (Some(tenth), None, None) => ends_padded(bytes, tenth + 1, 2)?,
+        (None, None, None) => return None,
+    };
+    Some(segment.start + first..segment.start + end)
+}
+
+/// Where `padding` times `=` ends among the separators from `from` on, the last place first, with neither alphabet nor
+/// `=` behind.
+fn ends_padded(bytes: &[u8], from: usize, padding: usize) -> Option<usize> {
+    let separators = bytes.get(from..)?;
+    let length = separators.iter().position(|byte| is_alphabet(*byte)).unwrap_or(separators.len());
+    let fits = |end: &usize| {
+        let pads = separators.get(end - padding..*end).is_some_and(|pads| pads.iter().all(|byte| *byte == b'='));
+        pads && !separators.get(*end).is_some_and(|byte| is_alphabet(*byte) || *byte == b'=')
+    };
+    (padding..=length).rev().find(fits).map(|end| from + end)
 }
 
 /// Up to two `=` behind a run.
@@ -164,20 +184,7 @@ impl Decoder<'_> {
         let foreign = |byte: &u8| !is_alphabet(*byte) && !matches!(byte, b'\r' | b'\n' | b'=');
         let has_url_safe = memchr::memchr2(b'-', b'_', bytes).is_some();
         let share = if has_url_safe || bytes.iter().any(foreign) { PRINTABLE_STRICT } else { PRINTABLE_LOOSE };
-        if let Some(text) = self.text(bytes, share) {
-            return Some(text);
-        }
-        if has_url_safe {
-            let rest: Vec<u8> = bytes.iter().copied().filter(|byte| !is_url_safe(*byte)).collect();
-            if let Some(text) = self.strict_failed(bytes).then(|| self.text(&rest, share)).flatten() {
-                return Some(text);
-            }
-        }
-        self.parts(token)
-    }
-
-    fn strict_failed(&self, bytes: &[u8]) -> bool {
-        bytes.iter().filter(|byte| is_alphabet(**byte)).count() % 4 == 1
+        self.text(bytes, share).or_else(|| self.parts(token))
     }
 
     /// Long runs one by one, then the short ones together.
@@ -187,7 +194,7 @@ impl Decoder<'_> {
         let mut copied = 0;
         for run in runs(token, 0..token.len()) {
             let end = padded(token, run.end);
-            if run.len() + (end - run.end) < CANDIDATE_MIN || bytes.get(end) == Some(&b'=') {
+            if run.len() < CANDIDATE_MIN || bytes.get(end).is_some_and(|byte| is_alphabet(*byte) || *byte == b'=') {
                 continue;
             }
             let Some(decoded) = self.text(bytes.get(run.clone())?, PRINTABLE_STRICT) else { continue };
@@ -212,25 +219,37 @@ impl Decoder<'_> {
         let bytes = token.as_bytes();
         let short = || runs(token, 0..token.len()).filter(|run| run.len() < CANDIDATE_MIN);
         let total: usize = short().map(|run| run.len()).sum();
-        if total < CANDIDATE_MIN || total % 4 == 1 {
+        if total < CANDIDATE_MIN {
             return None;
         }
         let joined = || short().flat_map(|run| bytes.get(run).unwrap_or_default()).copied();
-        if is_hopeless(joined(), total, PRINTABLE_STRICT) {
+        let safe = || joined().filter(|byte| !is_url_safe(*byte));
+        let count = safe().count();
+        if is_hopeless(joined(), total, PRINTABLE_STRICT)
+            && (count == total || is_hopeless(safe(), count, PRINTABLE_STRICT))
+        {
             return None;
         }
         let joined: Vec<u8> = joined().collect();
         self.text(&joined, PRINTABLE_STRICT)
     }
 
-    /// The text that the alphabet characters among `bytes` stand for, if they stand for text.
+    /// The text that the alphabet characters among `bytes` stand for, if they stand for text; else the same with `-` and
+    /// `_` taken for separators.
     fn text(&mut self, bytes: &[u8], share: f64) -> Option<String> {
         let alphabet = bytes.iter().copied().filter(|byte| is_alphabet(*byte));
+        self.attempt(alphabet.clone(), share).or_else(|| {
+            memchr::memchr2(b'-', b'_', bytes)?;
+            self.attempt(alphabet.filter(|byte| !is_url_safe(*byte)), share)
+        })
+    }
+
+    fn attempt(&mut self, alphabet: impl Iterator<Item = u8> + Clone, share: f64) -> Option<String> {
         let count = alphabet.clone().count();
-        if count % 4 == 1 || is_hopeless(alphabet.clone(), count, share) {
+        if count == 0 || count % 4 == 1 || is_hopeless(alphabet.clone(), count, share) {
             return None;
         }
-        let mut decoded = decoded(alphabet, count);
+        let mut decoded: Vec<u8> = Bytes::new(alphabet).collect();
         if decoded.starts_with(&[0x1f, 0x8b])
             && let Some(left) = self.gunzips.0.checked_sub(1)
         {
@@ -254,14 +273,6 @@ impl Decoder<'_> {
 fn is_hex_literal(token: &str) -> bool {
     let digits = token.strip_prefix("0x").or_else(|| token.strip_prefix("0X"));
     digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// The bytes that `count` alphabet characters stand for.
-fn decoded(alphabet: impl Iterator<Item = u8>, count: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(count / 4 * 3 + 3);
-    let mut bits = Bytes::new(alphabet);
-    bytes.extend(&mut bits);
-    bytes
 }
 
 /// Decodes on the fly; a rest of less than a byte is dropped.

@@ -166,7 +166,7 @@ mod tests {
             ("UNION/**/SELECT", None),
             ("UNION/**/ SELECT", Some("UNION   SELECT")),
             ("/*!50000x*/", None),
-            ("x--y#z---", Some("x y z  -")),
+            ("x--y#z---", Some("x y z -")),
             ("a/*x*/b/*y*/ c", Some("a x*/b/*y  c")),
             ("/*open", None),
         ] {
