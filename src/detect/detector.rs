@@ -1,18 +1,18 @@
 //! One value, or one request, against all rows: the passes, the score, the verdict.
 
 use std::borrow::Cow;
+use std::ops::Range;
+
+use smallvec::SmallVec;
 
 use crate::config::exclusions::DetectionConfig;
 use crate::config::security::SecurityConfig;
 use crate::detect::confirm::Candidate;
-use crate::detect::rows::{self, PatternFile};
+use crate::detect::rows::{self, PatternFile, Row};
 use crate::detect::table::{Candidates, Noise, Table};
 use crate::detect::view::{Recipe, Views};
-use crate::detect::{
-    Context, DetectError, Detection, Detector, Limits, Meter, Method, Report, Scope, Settings, Threat, View,
-};
+use crate::detect::{Context, DetectError, Detector, Limits, Method, Report, Settings, Threat, View};
 use crate::model::category::{Category, CategorySet};
-use crate::request::Request;
 
 impl Detector {
     /// Compiles the rows of a profile with the settings of the policy.
@@ -36,17 +36,11 @@ impl Detector {
         Ok(Self { table, settings: settings(security, detection) })
     }
 
-    /// Looks at one request and stops at the first hostile value. Allocates nothing when the request is clean.
-    #[must_use]
-    pub fn inspect(&self, _request: &Request<'_>, _scope: &Scope, _meter: &impl Meter) -> Detection {
-        Detection::default()
-    }
-
     /// Looks at one value: guard-core's `detect`.
     #[must_use]
     pub fn detect(&self, content: &str, context: &Context<'_>) -> Report {
         let views = Views::new(content, &self.settings.recipe);
-        let threats = self.threats(&views, content, context, CategorySet::DETECTION);
+        let threats = self.threats(&views, context, CategorySet::DETECTION, &mut Unwatched);
         let (is_threat, threat_score) = self.score(&threats);
         Report {
             is_threat,
@@ -57,37 +51,57 @@ impl Detector {
         }
     }
 
+    /// Runs every row's own examples through the whole detector and says which come out wrong, by row. Empty is good.
+    #[must_use]
+    pub fn wrong_examples(&self) -> Vec<String> {
+        self.table.rows().iter().flat_map(|row| self.wrong_examples_of(row)).collect()
+    }
+
+    fn wrong_examples_of(&self, row: &Row) -> Vec<String> {
+        let examples = row.hits.iter().map(|hit| (hit, true)).chain(row.misses.iter().map(|miss| (miss, false)));
+        let wrong = examples.filter_map(|(example, expected)| {
+            let (value, context) = example.parts();
+            let report = self.detect(value, &Context::parse(context));
+            if report.threats.iter().any(|threat| threat.row == row.id) == expected {
+                return None;
+            }
+            let kind = if expected { "a hit is missed" } else { "a miss is found" };
+            let found: Vec<_> = report.threats.iter().map(|threat| threat.row.as_ref()).collect();
+            Some(format!("{}: {}: {kind}: {value:?} as {context}; found {found:?}", row.file, row.id))
+        });
+        wrong.collect()
+    }
+
+    /// Size of the compiled rows in bytes.
+    #[must_use]
+    pub fn database_bytes(&self) -> usize {
+        self.table.size()
+    }
+
     /// Everything found in one value, in guard-core's order. Unallocated when nothing is found.
-    fn threats(&self, views: &Views<'_>, content: &str, context: &Context<'_>, categories: CategorySet) -> Vec<Threat> {
-        let mut threats = Vec::new();
+    pub(super) fn threats(
+        &self,
+        views: &Views<'_>,
+        context: &Context<'_>,
+        categories: CategorySet,
+        watch: &mut impl Watch,
+    ) -> Vec<Threat> {
         let found = self.scans(views, context, categories);
-        let pass = |view: View, from: View, threats: &mut Vec<Threat>| {
-            let text = views.text(view);
-            for (id, end) in candidates_of(&found, from) {
-                let Some(row) = self.table.row(*id).filter(|row| view == View::Additive || row.views & view.bit() != 0)
-                else {
-                    continue;
-                };
-                let candidate = Candidate { text, end: *end as usize, view, context, raw: content };
-                let Some(range) = self.table.confirmed(*id, &candidate, &Noise::of(text)) else { continue };
-                let matched = text.get(range.clone()).unwrap_or_default();
-                let is_known = |known: &Threat| known.row == row.id && known.matched == excerpt(matched);
-                if view == View::Raw && threats.iter().any(is_known) {
-                    continue;
-                }
-                threats.push(Threat {
-                    method: Method::Regex,
-                    row: Cow::Owned(row.id.clone()),
-                    category: row.category,
-                    weight: row.weight,
-                    view,
-                    matched: excerpt(matched).to_owned(),
-                    position: text.get(..range.start).unwrap_or_default().chars().count(),
-                    probability: 0.0,
-                });
+        let processed_from = source_of(views, View::Processed);
+        if found.iter().all(SmallVec::is_empty) && !views.is_exhausted && processed_from == View::Raw {
+            return Vec::new();
+        }
+        let mut threats = Vec::new();
+        let mut pass = |view: View, from: View, threats: &mut Vec<Threat>| {
+            for candidate in found.get(from.index()).into_iter().flatten() {
+                threats.extend(self.judge(*candidate, views, view, context, watch).filter(|threat| {
+                    // What the raw view shows again is one threat.
+                    let known = |known: &Threat| known.row == threat.row && known.matched == threat.matched;
+                    view != View::Raw || !threats.iter().any(known)
+                }));
             }
         };
-        pass(View::Processed, source_of(views, View::Processed), &mut threats);
+        pass(View::Processed, processed_from, &mut threats);
         pass(View::Raw, View::Raw, &mut threats);
         if categories.contains(Category::PATH_TRAVERSAL) {
             threats.extend(computed_traversal(views));
@@ -98,6 +112,33 @@ impl Detector {
         }
         pass(View::Additive, View::Additive, &mut threats);
         threats
+    }
+
+    /// A candidate's second look.
+    fn judge(
+        &self,
+        (id, end): (u16, u32),
+        views: &Views<'_>,
+        view: View,
+        context: &Context<'_>,
+        watch: &mut impl Watch,
+    ) -> Option<Threat> {
+        let row = self.table.row(id).filter(|row| view == View::Additive || row.views & view.bit() != 0)?;
+        let text = views.text(view);
+        let candidate = Candidate { text, end: end as usize, view, context, raw: views.content() };
+        let range = self.table.confirmed(id, &candidate, &Noise::of(text));
+        watch.hit(row, &candidate, range.as_ref());
+        let range = range?;
+        Some(Threat {
+            method: Method::Regex,
+            row: Cow::Owned(row.id.clone()),
+            category: row.category,
+            weight: row.weight,
+            view,
+            matched: excerpt(text.get(range.clone()).unwrap_or_default()).to_owned(),
+            position: text.get(..range.start).unwrap_or_default().chars().count(),
+            probability: 0.0,
+        })
     }
 
     /// Scans each distinct text once, for the rows of all views that have this text.
@@ -116,7 +157,7 @@ impl Detector {
     }
 
     /// Whether the sum of weights convicts, and the score guard-core gives it.
-    fn score(&self, threats: &[Threat]) -> (bool, f64) {
+    pub(super) fn score(&self, threats: &[Threat]) -> (bool, f64) {
         let anomaly: f64 =
             threats.iter().filter(|threat| threat.method != Method::Semantic).map(|threat| threat.weight).sum();
         let semantic =
@@ -127,12 +168,21 @@ impl Detector {
     }
 }
 
-fn candidates_of(found: &[Candidates; View::ALL.len()], view: View) -> &[(u16, u32)] {
-    found.get(view.index()).map_or(&[], |candidates| candidates.as_slice())
+/// Told of every candidate, for `explain`.
+pub(super) trait Watch {
+    /// A row's candidate, and what became of it.
+    fn hit(&mut self, row: &Row, candidate: &Candidate<'_>, confirmed: Option<&Range<usize>>);
+}
+
+/// Nobody watches.
+pub(super) struct Unwatched;
+
+impl Watch for Unwatched {
+    fn hit(&mut self, _: &Row, _: &Candidate<'_>, _: Option<&Range<usize>>) {}
 }
 
 /// The first view with the same text.
-fn source_of(views: &Views<'_>, view: View) -> View {
+pub(super) fn source_of(views: &Views<'_>, view: View) -> View {
     match view {
         View::Processed if views.is_same(View::Processed) => source_of(views, View::Decoded),
         View::Decoded if views.is_same(View::Decoded) => View::Raw,
@@ -141,7 +191,7 @@ fn source_of(views: &Views<'_>, view: View) -> View {
 }
 
 /// A finding without a row.
-fn budget(name: &'static str) -> Threat {
+pub(super) fn budget(name: &'static str) -> Threat {
     Threat {
         method: Method::Budget,
         row: Cow::Borrowed(name),
@@ -183,7 +233,7 @@ fn units(text: &str) -> impl Iterator<Item = usize> + '_ {
 }
 
 /// At most [`Threat::EXCERPT_MAX`] bytes from the start of a match.
-fn excerpt(matched: &str) -> &str {
+pub(super) fn excerpt(matched: &str) -> &str {
     matched.get(..matched.floor_char_boundary(Threat::EXCERPT_MAX)).unwrap_or(matched)
 }
 

@@ -4,9 +4,12 @@ mod automaton;
 pub mod confirm;
 mod context;
 mod detector;
+mod exclusion;
 pub mod extract;
+mod inspect;
 pub mod rows;
 mod table;
+pub mod trace;
 mod view;
 
 use std::borrow::Cow;
@@ -140,6 +143,15 @@ pub struct Report {
 pub struct Detection {
     /// The first hostile value and everything found in it; `None` when the request is clean.
     pub finding: Option<Box<Finding>>,
+    /// What `log_only_categories` and `log_only_rows` keep from counting, at most [`Detection::OBSERVED_MAX`] values.
+    pub observed: Vec<Finding>,
+    /// Why the body goes on beyond what was looked at, if it does.
+    pub partial: Option<&'static str>,
+}
+
+impl Detection {
+    /// Values with findings that do not count, kept for the log.
+    pub const OBSERVED_MAX: usize = 16;
 }
 
 /// The value that made a request a threat.

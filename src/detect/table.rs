@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 
 use crate::detect::automaton::{Automaton, Bits, CompileError, Expression};
 use crate::detect::confirm::Candidate;
-use crate::detect::rows::{Flags, Row};
-use crate::detect::{Context, DetectError, Kind, Source, View};
+use crate::detect::rows::Row;
+use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::{Category, CategorySet};
 
 /// Candidates of one text; more than these spill to the heap.
@@ -219,13 +219,3 @@ pub(crate) const fn is_artifact(char: char) -> bool {
         | '\u{80}'..='\u{a2}' | '\u{a4}' | '\u{a6}'..='\u{a9}' | '\u{ab}'..='\u{af}' | '\u{b4}' | '\u{b6}'..='\u{b8}'
         | '\u{bb}'..='\u{bf}' | '\u{180}'..='\u{24f}' | '\u{fffd}')
 }
-
-impl Context<'_> {
-    /// The place guard-core's rules for bodies and unknown values apply to.
-    pub(crate) const fn sees_every_row(&self) -> bool {
-        matches!(self.source, Source::Body | Source::Unknown)
-    }
-}
-
-/// The flags of custom patterns.
-pub(crate) const CUSTOM_FLAGS: Flags = Flags { case_sensitive: false, multiline: true, dotall: false };

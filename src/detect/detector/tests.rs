@@ -1,8 +1,10 @@
 use std::sync::LazyLock;
 
 use super::*;
-use crate::config::exclusions::Profile;
-use crate::detect::Source;
+use crate::config::exclusions::{Exclusion, Profile};
+use crate::detect::{Detection, Meter, Scope, Source, Unmetered};
+use crate::request::headers::Headers;
+use crate::request::{Body, Peer, Request, Tls};
 
 static BALANCED: LazyLock<Detector> = LazyLock::new(|| detector(Profile::Balanced));
 static GUARD_CORE: LazyLock<Detector> = LazyLock::new(|| detector(Profile::GuardCore));
@@ -12,29 +14,137 @@ fn detector(profile: Profile) -> Detector {
     Detector::compile(&SecurityConfig::default(), &detection).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 
-/// Runs a row's own examples through the whole detector; says which ones it gets wrong.
-fn failures(profile: Profile, detector: &Detector) -> Vec<String> {
-    let mut failures = Vec::new();
-    for row in detector.table.rows() {
-        let examples = row.hits.iter().map(|hit| (hit, true)).chain(row.misses.iter().map(|miss| (miss, false)));
-        for (example, expected) in examples {
-            let (value, context) = example.parts();
-            let report = detector.detect(value, &Context::parse(context));
-            if report.threats.iter().any(|threat| threat.row == row.id) != expected {
-                let kind = if expected { "hit is missed" } else { "miss is found" };
-                let others: Vec<_> = report.threats.iter().map(|threat| threat.row.as_ref()).collect();
-                failures.push(format!("{} {profile:?}: {kind}: {value:?} as {context}; found {others:?}", row.id));
-            }
-        }
-    }
-    failures
+#[test]
+fn every_row_finds_its_hits_and_leaves_its_misses() {
+    let mut wrong = BALANCED.wrong_examples();
+    wrong.extend(GUARD_CORE.wrong_examples());
+    wrong.dedup();
+    assert!(wrong.is_empty(), "{} examples are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// One row of each kind that the tests below need, beside the built-in ones.
+const EXTRA: &str = r"
+category: sqli
+rows:
+  - {id: T-HALF, about: half a threat, pattern: 'halfway', weight: 0.5, views: [raw, processed], hits: [halfway, a halfway], misses: [a, b]}
+  - {id: T-WHOLE, about: a threat, pattern: 'wholly', hits: [wholly, a wholly], misses: [a, b]}
+  - {id: T-NOISE, about: a noisy one, pattern: 'noisily', gates: [noise], hits: [noisily, a noisily], misses: [a, b]}
+  - {id: T-PATH, about: a path, pattern: '[/\\]?pathly', gates: [separator], contexts: [query], hits: [/pathly, '\pathly'], misses: [pathly, b]}
+";
+
+static EXTRA_DETECTOR: LazyLock<Detector> = LazyLock::new(|| with(DetectionConfig::default()));
+
+fn with(detection: DetectionConfig) -> Detector {
+    let file = PatternFile { name: "extra", text: EXTRA };
+    Detector::compile_with(&SecurityConfig::default(), &detection, &[file])
+        .unwrap_or_else(|errors| panic!("{errors:#?}"))
+}
+
+fn found(detector: &Detector, text: &str, context: &str) -> Vec<String> {
+    let report = detector.detect(text, &Context::parse(context));
+    report.threats.iter().map(|threat| threat.row.to_string()).filter(|row| row.starts_with("T-")).collect()
 }
 
 #[test]
-fn every_row_finds_its_hits_and_leaves_its_misses() {
-    let mut failures = failures(Profile::Balanced, &BALANCED);
-    failures.extend(self::failures(Profile::GuardCore, &GUARD_CORE));
-    assert!(failures.is_empty(), "{} examples are wrong:\n{}", failures.len(), failures.join("\n"));
+fn weights_add_up_and_views_do_not_count_twice() {
+    let context = Context::new(Source::Unknown, "");
+    let half = EXTRA_DETECTOR.detect("halfway halfway", &context);
+    assert_eq!((half.is_threat, half.threat_score, half.threats.len()), (false, 0.5, 1));
+    let whole = EXTRA_DETECTOR.detect("é  wholly", &context);
+    assert!(whole.is_threat && whole.original_length == 9 && whole.processed_length == 8);
+    let [threat] = whole.threats.as_slice() else { panic!("{whole:?}") };
+    assert_eq!((threat.position, threat.matched.as_str(), threat.view), (2, "wholly", View::Processed));
+}
+
+#[test]
+fn gates_refuse_what_stands_in_the_wrong_place() {
+    for (text, context, expected) in [
+        ("noisily", "request_body", &["T-NOISE"][..]),
+        ("\u{1}\u{fffd}\u{fffd}\u{fffd}\u{fffd}noisily", "request_body", &[]),
+        ("pathly", "url_path", &[]),
+        ("pathly", "unknown", &["T-PATH"]),
+        ("pathly", "request_body", &[]),
+        ("x/pathly", "query_param:a", &["T-PATH"]),
+        ("/pathly", "header:a", &[]),
+    ] {
+        assert_eq!(found(&EXTRA_DETECTOR, text, context), expected, "{text:?} in {context}");
+    }
+}
+
+#[test]
+fn exhausted_decoding_is_a_threat() {
+    let nested = |times: usize| (0..times).fold("<".to_owned(), |text, _| text.replace('%', "%25").replace('<', "%3c"));
+    let context = Context::new(Source::Query, "q");
+    let has = |times| {
+        GUARD_CORE.detect(&nested(times), &context).threats.iter().any(|threat| threat.row == "decode_budget_exhausted")
+    };
+    assert_eq!((has(15), has(16), has(17)), (false, true, true));
+}
+
+fn request(raw: &str) -> Request<'_> {
+    Request {
+        id: "",
+        method: "GET",
+        scheme: "https",
+        host: "example.com",
+        target: raw.into(),
+        protocol: "HTTP/1.1",
+        headers: Headers::default(),
+        body: Body::Absent,
+        peer: Peer::Absent,
+        route: None,
+        tls: Tls::default(),
+    }
+}
+
+#[test]
+fn a_request_ends_at_its_first_hostile_value() {
+    let (found, trace) =
+        EXTRA_DETECTOR.inspect_traced(&request("/p?a=b&c=wholly&d=wholly"), &Scope::default(), &Unmetered);
+    let finding = found.finding.unwrap();
+    assert_eq!(
+        (finding.context.as_str(), finding.categories.as_slice()),
+        ("query_param:c", [Category::SQLI].as_slice())
+    );
+    assert_eq!(finding.trigger, "Query param 'c': Value matched pattern 'T-WHOLE'");
+    assert_eq!(trace.values.len(), 4);
+    let last = trace.values.last().unwrap();
+    assert!(last.is_threat && last.hits.iter().any(|hit| hit.row == "T-WHOLE" && hit.span == Some(0..6)));
+    assert_eq!(EXTRA_DETECTOR.inspect(&request("/p?a=b"), &Scope::default(), &Unmetered), Detection::default());
+}
+
+#[test]
+fn findings_can_be_excluded_or_only_observed() {
+    let excluded = Exclusion { row: Some("T-WHOLE".into()), param: Some("c".into()), ..Exclusion::default() };
+    let detector = with(DetectionConfig { exclusions: vec![excluded.clone()], ..DetectionConfig::default() });
+    let blocked = |detector: &Detector, scope: &Scope, raw: &str| {
+        detector.inspect(&request(raw), scope, &Unmetered).finding.is_some()
+    };
+    assert!(!blocked(&detector, &Scope::default(), "/?c=wholly"));
+    assert!(blocked(&detector, &Scope::default(), "/?d=wholly"));
+    let scope = Scope { exclusions: vec![excluded], ..Scope::default() };
+    assert!(!blocked(&EXTRA_DETECTOR, &scope, "/?c=wholly"));
+
+    let logged = DetectionConfig { log_only_rows: ["T-WHOLE".to_owned()].into(), ..DetectionConfig::default() };
+    let detection = with(logged).inspect(&request("/?c=wholly&d=wholly"), &Scope::default(), &Unmetered);
+    assert_eq!((detection.finding, detection.observed.len()), (None, 2));
+    let logged = DetectionConfig { log_only_categories: ["sqli".to_owned()].into(), ..DetectionConfig::default() };
+    assert!(!blocked(&with(logged), &Scope::default(), "/?c=wholly"));
+    let scope = Scope { categories: CategorySet::DETECTION.without(Category::SQLI), ..Scope::default() };
+    assert!(!blocked(&EXTRA_DETECTOR, &scope, "/?c=wholly"));
+}
+
+#[test]
+fn a_request_out_of_time_is_a_threat() {
+    struct Spent;
+    impl Meter for Spent {
+        fn is_spent(&self) -> bool {
+            true
+        }
+    }
+    let long = format!("/?a={}", "x".repeat(5000));
+    let finding = EXTRA_DETECTOR.inspect(&request(&long), &Scope::default(), &Spent).finding.unwrap();
+    assert_eq!(finding.threats.first().map(|threat| threat.row.as_ref()), Some("scan_time_budget_exhausted"));
 }
 
 #[test]

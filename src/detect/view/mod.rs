@@ -115,6 +115,11 @@ impl<'a> Views<'a> {
         self.raw = Step::Changed(raw);
     }
 
+    /// The value before anything was done to it.
+    pub(crate) const fn content(&self) -> &'a str {
+        self.content
+    }
+
     /// The text of a view.
     pub(crate) fn text(&self, view: View) -> &str {
         match view {

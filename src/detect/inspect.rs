@@ -1,0 +1,163 @@
+//! One request: walks its values and stops at the first hostile one.
+
+use std::ops::ControlFlow;
+
+use crate::detect::detector::{Unwatched, budget};
+use crate::detect::exclusion::{self, Spot};
+use crate::detect::extract;
+use crate::detect::trace::{Trace, Tracer};
+use crate::detect::view::Views;
+use crate::detect::{Context, Detection, Detector, Finding, Lens, Meter, Method, Scope, Source, Threat, Visit};
+use crate::model::category::Category;
+use crate::request::Request;
+
+/// Bytes of text between two looks at the meter; a value counts [`VALUE_COST`] more than its length.
+const METER_INTERVAL: usize = 4096;
+/// What a value costs besides its text, in bytes.
+const VALUE_COST: usize = 64;
+
+impl Detector {
+    /// Looks at one request and stops at the first hostile value. Allocates nothing when the request is clean and holds
+    /// nothing to decode.
+    #[must_use]
+    pub fn inspect(&self, request: &Request<'_>, scope: &Scope, meter: &impl Meter) -> Detection {
+        let mut inspector = Inspector::new(self, request, scope, meter);
+        let _ended = extract::walk(request, scope, &self.settings.limits, &mut inspector);
+        inspector.found
+    }
+
+    /// The same, and writes down every value, view and candidate on the way.
+    #[must_use]
+    pub fn inspect_traced(&self, request: &Request<'_>, scope: &Scope, meter: &impl Meter) -> (Detection, Trace) {
+        let mut inspector = Inspector::new(self, request, scope, meter);
+        inspector.trace = Some(Trace::default());
+        let _ended = extract::walk(request, scope, &self.settings.limits, &mut inspector);
+        (inspector.found, inspector.trace.unwrap_or_default())
+    }
+}
+
+struct Inspector<'d, M> {
+    detector: &'d Detector,
+    scope: &'d Scope,
+    meter: &'d M,
+    path: &'d str,
+    unmetered: usize,
+    found: Detection,
+    trace: Option<Trace>,
+}
+
+impl<'d, M: Meter> Inspector<'d, M> {
+    fn new(detector: &'d Detector, request: &'d Request<'_>, scope: &'d Scope, meter: &'d M) -> Self {
+        let path = request.target.path;
+        Self { detector, scope, meter, path, unmetered: 0, found: Detection::default(), trace: None }
+    }
+
+    /// Sorts what was found in a value: excluded, only observed, counted.
+    fn weigh(&mut self, context: &Context<'_>, lens: Lens<'_>, mut threats: Vec<Threat>) -> ControlFlow<()> {
+        if threats.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let settings = &self.detector.settings;
+        let spot = Spot { path: self.path, context, lens };
+        let mut exclusions = settings.exclusions.iter().chain(&self.scope.exclusions);
+        threats.retain(|threat| !exclusions.clone().any(|exclusion| exclusion::excludes(exclusion, threat, &spot)));
+        let is_excluded = exclusions.next().is_some() && threats.is_empty();
+        let is_observed = |threat: &Threat| {
+            settings.log_only_categories.contains(threat.category)
+                || settings.log_only_rows.iter().any(|row| threat.row == *row)
+        };
+        let (observed, counted): (Vec<_>, Vec<_>) = threats.into_iter().partition(is_observed);
+        if !observed.is_empty() && self.found.observed.len() < Detection::OBSERVED_MAX {
+            let (_, score) = self.detector.score(&observed);
+            self.found.observed.push(finding(context, observed, score));
+        }
+        let (is_threat, score) = self.detector.score(&counted);
+        if let Some(trace) = &mut self.trace {
+            trace.judged(score, is_threat, is_excluded);
+        }
+        if !is_threat {
+            return ControlFlow::Continue(());
+        }
+        self.found.finding = Some(Box::new(finding(context, counted, score)));
+        ControlFlow::Break(())
+    }
+
+    /// True once the request's time is spent; looks at the clock now and then only.
+    fn is_late(&mut self, length: usize) -> bool {
+        self.unmetered += length + VALUE_COST;
+        if self.unmetered < METER_INTERVAL {
+            return false;
+        }
+        self.unmetered = 0;
+        self.meter.is_spent()
+    }
+}
+
+impl<M: Meter> Visit for Inspector<'_, M> {
+    fn value(&mut self, context: &Context<'_>, text: &str, lens: Lens<'_>) -> ControlFlow<()> {
+        if self.is_late(text.len()) {
+            return self.threat(context, budget("scan_time_budget_exhausted"));
+        }
+        let detector = self.detector;
+        if lens.literal && self.trace.is_none() {
+            return ControlFlow::Continue(());
+        }
+        let views = Views::new(text, &detector.settings.recipe);
+        let threats = match &mut self.trace {
+            None => detector.threats(&views, context, lens.categories, &mut Unwatched),
+            Some(trace) => {
+                let mut tracer = Tracer::new(context, &views);
+                let threats = detector.threats(&views, context, lens.categories, &mut tracer);
+                trace.values.push(tracer.into_value());
+                threats
+            }
+        };
+        self.weigh(context, lens, threats)
+    }
+
+    fn threat(&mut self, context: &Context<'_>, threat: Threat) -> ControlFlow<()> {
+        let place = extract::place::Place::default();
+        let lens = Lens { categories: self.scope.categories, semantic: false, literal: false, place };
+        if let Some(trace) = &mut self.trace {
+            trace.values.push(crate::detect::trace::Value::of_threat(context, &threat));
+        }
+        self.weigh(context, lens, vec![threat])
+    }
+
+    fn partial(&mut self, reason: &'static str) -> ControlFlow<()> {
+        self.found.partial = Some(reason);
+        ControlFlow::Continue(())
+    }
+}
+
+fn finding(context: &Context<'_>, threats: Vec<Threat>, score: f64) -> Finding {
+    let mut categories: Vec<Category> = Vec::new();
+    for threat in &threats {
+        if !categories.contains(&threat.category) {
+            categories.push(threat.category);
+        }
+    }
+    Finding { context: context.to_string(), trigger: trigger(context, threats.first()), threats, score, categories }
+}
+
+/// guard-core's words for where and why; holds nothing of the value.
+fn trigger(context: &Context<'_>, first: Option<&Threat>) -> String {
+    let place = match context.source {
+        Source::Query => format!("Query param '{}'", context.name),
+        Source::Header => format!("Header '{}'", context.name),
+        Source::Path => "URL path".to_owned(),
+        Source::Body => "Request body".to_owned(),
+        Source::Unknown => "Value".to_owned(),
+    };
+    match first {
+        Some(threat) if threat.method == Method::Semantic => {
+            format!(
+                "{place}: Semantic attack: {} (score: {:.2})",
+                threat.row.trim_start_matches("semantic:"),
+                threat.probability
+            )
+        }
+        Some(threat) => format!("{place}: Value matched pattern '{}'", threat.row),
+        None => place,
+    }
+}
