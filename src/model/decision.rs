@@ -89,6 +89,8 @@ pub struct Decision<'p> {
     pub detection: Option<Box<DetectionSummary>>,
     /// Global identity flags; `None` when the IP check did not reach its global step.
     pub flags: Option<IdentityFlags>,
+    /// Who the verified credential belongs to: a name, or what the verifier's expression said, as JSON.
+    pub principal: Option<Cow<'p, str>>,
     /// The path was excluded: only the reduced set of checks ran.
     pub excluded: bool,
     /// The policy was passive: what would have been denied was only reported.
@@ -196,6 +198,7 @@ impl Decision<'_> {
             route: None,
             detection: None,
             flags: None,
+            principal: None,
             excluded: false,
             passive: false,
         }

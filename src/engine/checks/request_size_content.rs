@@ -1,0 +1,73 @@
+//! Check 5: declared size and media type of a route's requests.
+
+use crate::engine::checks::Seen;
+use crate::engine::cx::{Cx, Objection, violation};
+use crate::engine::failure::CheckError;
+use crate::engine::policy::{Compiling, PerRoute};
+use crate::model::check::Check;
+use crate::model::event::EventType;
+
+const CHECK: Check = Check::RequestSizeContent;
+const DECORATOR: &str = "content_filtering";
+
+#[derive(Debug)]
+pub(crate) struct Settings {
+    by_route: PerRoute<Rule>,
+}
+
+#[derive(Debug, Default)]
+struct Rule {
+    bytes_max: Option<u64>,
+    types: Vec<String>,
+}
+
+impl Settings {
+    pub(crate) fn compile(compiling: &mut Compiling<'_>) -> Option<Self> {
+        let by_route = compiling.per_route(|_, routed| {
+            let Some(routed) = routed else { return Rule::default() };
+            Rule {
+                bytes_max: routed.route.max_request_size.filter(|bytes| *bytes != 0),
+                types: routed.route.allowed_content_types.clone().unwrap_or_default(),
+            }
+        });
+        by_route.any(|rule| rule.bytes_max.is_some() || !rule.types.is_empty()).then_some(Self { by_route })
+    }
+}
+
+pub(crate) fn evaluate<'p>(settings: &'p Settings, cx: &mut Cx<'_, 'p, '_>) -> Seen<'p> {
+    let rule = settings.by_route.of(cx.route);
+    if let Some(bytes_max) = rule.bytes_max
+        && let Some(bytes) = content_length(cx)?
+        && bytes_max < bytes
+    {
+        let reason = format!("Request size {bytes} exceeds limit: {bytes_max}");
+        cx.report(CHECK, EventType::ContentFiltered, reason.clone(), violation(DECORATOR, "max_request_size"));
+        cx.suspect(CHECK, reason, String::new());
+        return Ok(Some(Objection::new(413, "Request too large")));
+    }
+    let sent = media_type(cx);
+    if rule.types.is_empty() || rule.types.iter().any(|allowed| allowed.eq_ignore_ascii_case(sent)) {
+        return Ok(None);
+    }
+    let hook = format!("Invalid content type: {sent}");
+    let reason = format!("Content type not in allowed types: {}", rule.types.join(", "));
+    cx.report(CHECK, EventType::ContentFiltered, reason, violation(DECORATOR, "content_type"));
+    cx.suspect(CHECK, hook, String::new());
+    Ok(Some(Objection::new(415, "Unsupported content type")))
+}
+
+/// The declared length; a chunked body declares none, a length that is no number cannot be judged.
+fn content_length(cx: &Cx<'_, '_, '_>) -> Result<Option<u64>, CheckError> {
+    let Some(value) = cx.request.headers.get("content-length") else { return Ok(None) };
+    let digits = std::str::from_utf8(value).ok().map(str::trim).filter(|text| !text.starts_with('+'));
+    match digits.map(str::parse) {
+        Some(Ok(bytes)) => Ok(Some(bytes)),
+        Some(Err(_)) | None => Err(CheckError::Header("content-length")),
+    }
+}
+
+/// The media type before any parameter; absent means empty, whatever the method.
+fn media_type<'r>(cx: &Cx<'_, '_, 'r>) -> &'r str {
+    let value = cx.request.headers.text("content-type").unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}

@@ -1,0 +1,189 @@
+//! One decision under way: what is known about the request, and what happened so far.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+use crate::detect::{Detection, Finding, Meter};
+use crate::engine::checks::Foreseen;
+use crate::engine::expression::Scope;
+use crate::engine::policy::{Bypasses, Policy};
+use crate::engine::routes::RouteId;
+use crate::model::addr::Client;
+use crate::model::check::Check;
+use crate::model::decision::{DetectionSummary, Fact, FactValue, IdentityFlags, OnBlock};
+use crate::model::event::EventType;
+use crate::model::headers::HeaderEdit;
+use crate::model::place::CountryCode;
+use crate::model::time::Timestamp;
+use crate::request::Request;
+use crate::state::{Answer, StateError};
+
+/// Everything that the checks of one decision share.
+pub(crate) struct Cx<'c, 'p, 'r> {
+    pub(crate) policy: &'p Policy,
+    pub(crate) request: &'c Request<'r>,
+    pub(crate) now: Timestamp,
+    pub(crate) client: Client<'r>,
+    /// Decoded once, without query: the form that keys, limits and expressions use.
+    pub(crate) path: Cow<'r, str>,
+    pub(crate) route: Option<RouteId>,
+    pub(crate) unresolved: bool,
+    pub(crate) excluded: bool,
+    pub(crate) flags: Option<IdentityFlags>,
+    pub(crate) principal: Option<Cow<'p, str>>,
+    pub(crate) foreseen: Foreseen<'r>,
+    pub(crate) answer: Option<Result<Answer, StateError>>,
+    pub(crate) facts: SmallVec<[Fact; 1]>,
+    pub(crate) blocks: SmallVec<[OnBlock; 1]>,
+    /// The latest suspicious text: what `on_block` reports in active mode.
+    pub(crate) reason: Option<String>,
+    country: Option<Option<CountryCode>>,
+    detection: Option<Detection>,
+    pub(crate) scope: Option<Box<Scope>>,
+}
+
+/// What a check answers when it objects. In passive mode it is only reported.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Objection<'p> {
+    pub(crate) status: u16,
+    pub(crate) body: Cow<'p, str>,
+    pub(crate) form: Form,
+    pub(crate) headers: SmallVec<[HeaderEdit<'p>; 1]>,
+}
+
+/// How much of the policy's dress an answer wears.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Form {
+    /// Custom body, security headers, response modifier; reported to `on_block`.
+    Standard,
+    /// Response modifier only; not reported (redirects, answers of the policy's own expression).
+    Bare,
+    /// As the rule of a route wrote it; not reported.
+    Verbatim,
+}
+
+impl<'p> Objection<'p> {
+    pub(crate) fn new(status: u16, body: &'static str) -> Self {
+        Self { status, body: Cow::Borrowed(body), form: Form::Standard, headers: SmallVec::new() }
+    }
+
+    pub(crate) fn with_header(mut self, name: &'static str, value: impl Into<Cow<'p, str>>) -> Self {
+        self.headers.push(HeaderEdit::set(name, value));
+        self
+    }
+}
+
+/// Metadata of a fact, in order.
+pub(crate) type Metadata = Vec<(&'static str, FactValue)>;
+
+impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
+    pub(crate) fn new(policy: &'p Policy, request: &'c Request<'r>, now: Timestamp) -> Self {
+        Self {
+            policy,
+            request,
+            now,
+            client: Client::Unknown,
+            path: crate::request::path::decode_once(request.target.path),
+            route: None,
+            unresolved: false,
+            excluded: false,
+            flags: None,
+            principal: None,
+            foreseen: Foreseen::default(),
+            answer: None,
+            facts: SmallVec::new(),
+            blocks: SmallVec::new(),
+            reason: None,
+            country: None,
+            detection: None,
+            scope: None,
+        }
+    }
+
+    /// True when the client is on a whitelist; false until the address check reached its global step.
+    pub(crate) fn is_whitelisted(&self) -> bool {
+        self.flags.is_some_and(|flags| flags.whitelisted)
+    }
+
+    /// True when the client is exempt; false until the address check reached its global step.
+    pub(crate) fn is_exempt(&self) -> bool {
+        self.flags.is_some_and(|flags| flags.exempt)
+    }
+
+    /// True when the route leaves `what` out.
+    pub(crate) fn bypasses(&self, what: Bypasses) -> bool {
+        self.policy.bypasses.of(self.route).covers(what)
+    }
+
+    /// The client's country, looked up at most once.
+    pub(crate) fn country(&mut self) -> Option<CountryCode> {
+        let (policy, client) = (self.policy, self.client);
+        *self.country.get_or_insert_with(|| policy.countries.as_ref()?.country(client.address()?))
+    }
+
+    /// Runs detection, at most once for a request.
+    pub(crate) fn detect(&mut self, meter: &impl Meter) -> Option<&Finding> {
+        let (policy, request, route) = (self.policy, self.request, self.route);
+        let scope = &policy.checks.inspection(route).scope;
+        self.detection.get_or_insert_with(|| policy.detector.inspect(request, scope, meter)).finding.as_deref()
+    }
+
+    /// What detection found so far, for people.
+    pub(crate) fn summary(&self) -> Option<Box<DetectionSummary>> {
+        let finding = self.detection.as_ref()?.finding.as_deref()?;
+        Some(Box::new(DetectionSummary {
+            categories: finding.categories.clone(),
+            score: finding.score,
+            trigger: finding.trigger.clone(),
+            rows: finding.threats.iter().map(|threat| threat.row.clone()).collect(),
+        }))
+    }
+
+    /// guard-core's action of a refusal: what it says depends on the mode.
+    pub(crate) const fn action(&self) -> Cow<'static, str> {
+        Cow::Borrowed(if self.policy.passive { "logged_only" } else { "request_blocked" })
+    }
+
+    /// Reports an event of the pipeline whose action is the refusal of this mode.
+    pub(crate) fn report(&mut self, check: Check, event: EventType, reason: String, metadata: Metadata) {
+        let action = self.action();
+        self.record(Fact { event, action, check, reason, metadata, handler: "middleware" });
+    }
+
+    /// Adds a fact.
+    pub(crate) fn record(&mut self, fact: Fact) {
+        self.facts.push(fact);
+    }
+
+    /// Notes a suspicious text. In passive mode each one is a report of its own; in active mode the latest one
+    /// becomes the reason of the block.
+    pub(crate) fn suspect(&mut self, check: Check, reason: String, trigger: String) {
+        if self.policy.passive {
+            self.blocks.push(OnBlock {
+                check_name: check.name(),
+                reason,
+                trigger_info: trigger,
+                passive_mode: true,
+                status_code: None,
+            });
+        } else {
+            self.reason = Some(reason);
+        }
+    }
+}
+
+/// `decorator_type` and `violation_type`, the metadata that every route rule reports.
+pub(crate) fn violation(decorator: &str, violation: &str) -> Metadata {
+    vec![("decorator_type", text(decorator)), ("violation_type", text(violation))]
+}
+
+/// A text as a metadata value.
+pub(crate) fn text(text: impl Into<String>) -> FactValue {
+    FactValue::Text(text.into())
+}
+
+/// A count as a metadata value.
+pub(crate) fn int(value: impl TryInto<i64>) -> FactValue {
+    FactValue::Int(value.try_into().unwrap_or(i64::MAX))
+}
