@@ -4,4 +4,5 @@
 mod allocations;
 mod config;
 mod contract;
+mod pipeline;
 mod state;
