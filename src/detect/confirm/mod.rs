@@ -7,7 +7,9 @@ mod css;
 mod events;
 mod html;
 mod javascript;
+mod path;
 mod scan;
+mod shell;
 mod sql;
 
 use std::ops::Range;
@@ -47,6 +49,12 @@ const TABLE: &[(&str, Confirm)] = &[
     ("js_symbol_code", javascript::symbol_code),
     ("js_template_literal", javascript::template_literal),
     ("js_whole_expression", javascript::whole_expression),
+    ("path_escapes_root", path::escapes_root),
+    ("path_machine", path::machine_path),
+    ("path_secret_file", path::secret_file),
+    ("shell_call_with_command", shell::call_with_command),
+    ("shell_separated_command", shell::separated_command),
+    ("shell_whole_command", shell::whole_command),
     ("sql_fragment", sql::fragment),
 ];
 

