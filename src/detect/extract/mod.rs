@@ -8,15 +8,24 @@ use std::ops::ControlFlow;
 use crate::detect::{Limits, Scope, Visit};
 use crate::request::Request;
 
+mod binary;
 mod body;
+mod charset;
+mod coding;
+mod graphql;
+mod grpc;
 mod headers;
 mod json;
 mod leaves;
+mod mime;
+mod multipart;
 mod pairs;
 mod path;
 mod percent;
 pub mod place;
+mod protobuf;
 mod sink;
+mod xml;
 
 use sink::Sink;
 

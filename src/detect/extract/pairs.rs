@@ -2,9 +2,10 @@
 
 use smallvec::SmallVec;
 
+use crate::detect::extract::charset::Charset;
 use crate::detect::extract::place::same_name;
 use crate::detect::extract::sink::Sink;
-use crate::detect::extract::{Flow, percent};
+use crate::detect::extract::{Flow, mime, percent};
 use crate::detect::{Kind, Source};
 
 /// Pairs of one text whose names are compared to find duplicates; later ones are scanned alone.
@@ -33,6 +34,24 @@ pub(super) fn form(text: &str, sink: &mut Sink<'_>) -> Flow {
     walk(text, &Form { source: Source::Body, value_kind: Kind::FormField, excluded }, sink)
 }
 
+/// Hands out a form whose escaped bytes are text in `charset`.
+pub(super) fn form_in(charset: Charset, text: &str, sink: &mut Sink<'_>) -> Flow {
+    // In UTF-7 the plus sign has a meaning of its own.
+    let plus = charset != Charset::Utf7;
+    let decode = |raw: &str| charset.decode(&mime::percent_bytes(raw.as_bytes(), plus)).into_owned();
+    for raw in text.split('&').filter(|raw| !raw.is_empty()) {
+        let (raw_name, raw_value) = raw.split_once('=').unwrap_or((raw, ""));
+        // Names are often left in ASCII.
+        let (name, decoded) = (percent::decode_form(raw_name, &mut String::new()).to_owned(), decode(raw_name));
+        if [&name, &decoded].into_iter().any(|name| lists(&sink.scope.excluded_body_fields, name)) {
+            continue;
+        }
+        sink.text(Source::Body, Kind::Name, &decoded, &decoded)?;
+        sink.field(Source::Body, Kind::FormField, &decoded, &decode(raw_value))?;
+    }
+    Flow::Continue(())
+}
+
 /// A pair seen before: a digest of its name, its place in the text, its value as sent.
 type Seen<'t> = (u64, usize, &'t str);
 
@@ -45,7 +64,7 @@ fn walk(text: &str, form: &Form<'_>, sink: &mut Sink<'_>) -> Flow {
         if form.excludes(name) {
             continue;
         }
-        sink.text(form.source, form.name_kind(), name, name)?;
+        sink.text(form.source, Kind::Name, name, name)?;
         let value = percent::decode_form(raw_value, &mut values);
         sink.field(form.source, form.value_kind, name, value)?;
         if raw_value.contains(';') {
@@ -63,12 +82,12 @@ fn walk(text: &str, form: &Form<'_>, sink: &mut Sink<'_>) -> Flow {
 
 impl Form<'_> {
     fn excludes(&self, name: &str) -> bool {
-        self.excluded.iter().any(|excluded| same_name(name, excluded))
+        lists(self.excluded, name)
     }
+}
 
-    const fn name_kind(&self) -> Kind {
-        Kind::Name
-    }
+fn lists(names: &[String], name: &str) -> bool {
+    names.iter().any(|listed| same_name(name, listed))
 }
 
 /// Some servers end a pair at `;` too: what follows one is handed out as a pair of its own.
@@ -80,7 +99,7 @@ fn semicolons(raw_value: &str, form: &Form<'_>, sink: &mut Sink<'_>) -> Flow {
         if form.excludes(name) {
             continue;
         }
-        sink.text(form.source, form.name_kind(), name, name)?;
+        sink.text(form.source, Kind::Name, name, name)?;
         sink.field(form.source, form.value_kind, name, percent::decode_form(raw_value, &mut values))?;
     }
     Flow::Continue(())

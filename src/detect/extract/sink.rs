@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::config::exclusions::{Profile, Unreadable};
 use crate::detect::extract::leaves::{self, Holder};
 use crate::detect::extract::place::Place;
-use crate::detect::extract::{Flow, json};
+use crate::detect::extract::{Flow, graphql, json};
 use crate::detect::{Context, Kind, Lens, Limits, Method, Scope, Source, Threat, View, Visit};
 use crate::model::category::{Category, CategorySet};
 
@@ -78,6 +78,10 @@ impl<'a> Sink<'a> {
 
     /// Hands out a value that may hold structure of its own, structure first.
     pub(super) fn whole(&mut self, value: Value<'_>) -> Flow {
+        if value.context.name == "query" && !self.is_guard_core() && graphql::is_document(value.text) {
+            let Context { source, ref name, kind } = value.context;
+            return graphql::walk(value.text, &graphql::Holder { source, kind, name, lens: value.lens }, self);
+        }
         if self.nesting < NESTING_MAX && is_json_like(value.text) && json::is_document(value.text) {
             let Value { context, text, lens } = &value;
             let (leaf, key) = (Kind::EmbeddedJson, Kind::EmbeddedJsonKey);

@@ -148,6 +148,9 @@ fn a_request_is_walked_in_order() {
             "Cookie cookie=b=2",
             "Name x-latin=x-latin",
             "Value x-latin=café é",
+            "Name note=note",
+            "FormField note=1 2",
+            "FormField =x",
             "Value =note=1%202&=x",
         ]
     );
