@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyperscan::prelude::{BlockDatabase, Builder, Matching, Pattern, Patterns, Scratch};
-use hyperscan::{CpuFeatures, HsError, PatternFlags, Platform, SerializedDatabase, Tune};
+use hyperscan::{CpuFeatures, HsError, PatternFlags, Platform, Tune};
 
 use crate::detect::rows::{Flags, ROWS_MAX};
 
@@ -162,25 +162,6 @@ impl Automaton {
         Self { database, generation: GENERATION.fetch_add(1, Ordering::Relaxed), width_min }
     }
 
-    /// The compiled form, for a cache; `None` when there is nothing to keep.
-    pub(crate) fn serialise(&self) -> Option<Vec<u8>> {
-        let bytes = self.database.as_ref()?.serialize().ok()?;
-        let mut blob = (self.width_min as u64).to_le_bytes().to_vec();
-        blob.extend_from_slice(&bytes);
-        Some(blob)
-    }
-
-    /// Takes back what [`Automaton::serialise`] gave. `None` when it is not for this library version, or damaged in a
-    /// way the library can tell: callers verify a digest before.
-    pub(crate) fn deserialise(blob: &[u8]) -> Option<Self> {
-        let (width, bytes) = blob.split_first_chunk::<8>()?;
-        let width_min = usize::try_from(u64::from_le_bytes(*width)).ok()?;
-        let database: BlockDatabase = bytes.deserialize().ok()?;
-        // A blob for another CPU loads and fails here.
-        database.alloc_scratch().ok()?;
-        Some(Self::new(Some(database), width_min))
-    }
-
     /// Size of the database in bytes.
     pub(crate) fn size(&self) -> usize {
         self.database.as_ref().and_then(|database| database.size().ok()).unwrap_or(0)
@@ -311,17 +292,6 @@ mod tests {
                 assert_eq!(automaton.scan(text.as_bytes(), |hits| hits.end(0)), Some(text.len()));
             }
         }
-    }
-
-    #[test]
-    fn a_serialised_database_works_again_and_a_damaged_one_is_refused() {
-        let automaton = Automaton::compile(&[plain("abc")]).unwrap();
-        let blob = automaton.serialise().unwrap();
-        assert_eq!(Automaton::deserialise(&blob).unwrap().scan(b"xabc", |hits| hits.end(0)), Some(4));
-        assert!(Automaton::deserialise(blob.get(..40).unwrap()).is_none());
-        assert!(Automaton::deserialise(b"").is_none());
-        assert!(0 < automaton.size());
-        assert!(Automaton::compile(&[]).unwrap().serialise().is_none());
     }
 
     #[test]

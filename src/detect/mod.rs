@@ -138,6 +138,11 @@ pub struct Report {
     pub processed_length: usize,
 }
 
+impl Report {
+    /// guard-core's name for a configured detector.
+    pub const METHOD: &str = "enhanced";
+}
+
 /// Result of looking at one request. Empty and unallocated when nothing was found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Detection {

@@ -4,5 +4,6 @@
 mod allocations;
 mod config;
 mod contract;
+mod detect;
 mod pipeline;
 mod state;

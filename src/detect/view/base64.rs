@@ -37,6 +37,7 @@ impl Default for Gunzips {
 }
 
 /// 0 to 63 for `A-Za-z0-9+/`, the same two numbers for `-_`, 64 for everything else.
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
 const VALUES: [u8; 256] = {
     let mut values = [64; 256];
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

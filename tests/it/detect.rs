@@ -1,0 +1,123 @@
+//! guard-core's conformance cases for detection, under the profile `guard_core`.
+//!
+//! Lengths pin the decode chain and must be exact. Verdicts pin the rows: how many of each suite agree is a floor that
+//! only rises.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use envoy_guard::config::exclusions::{DetectionConfig, Profile};
+use envoy_guard::config::security::SecurityConfig;
+use envoy_guard::detect::{Context, Detector, Method, Report};
+use serde_json::Value;
+
+/// Suite, cases, and how many verdicts agree at least. Rule authors raise the last number.
+const SUITES: [(&str, usize, usize); 13] = [
+    ("xss", 22, 1),
+    ("sqli", 22, 4),
+    ("cmd_injection", 18, 5),
+    ("path_traversal", 10, 2),
+    ("inclusion_sensitive_recon", 18, 1),
+    ("misc_injection", 29, 6),
+    ("encoding", 8, 3),
+    ("semantic", 6, 4),
+    ("benign", 15, 15),
+    ("context_matrix", 9, 0),
+    ("boundaries", 8, 3),
+    ("binary_bodies", 19, 11),
+    ("cost_bodies", 9, 7),
+];
+
+/// Attacks that guard-core is known to miss: finding them is no fault.
+const KNOWN_MISSES: [&str; 13] = [
+    "sqli_parenthesized",
+    "sqli_having_clause",
+    "cmdi_powershell_encoded",
+    "cmdi_brace_expansion",
+    "cmdi_subprocess_call",
+    "recon_django_debug",
+    "nosql_or_tautology",
+    "deser_yaml_construct",
+    "proto_pollution_constructor",
+    "http_split_double_crlf",
+    "template_velocity_set",
+    "file_upload_htaccess",
+    "cost_threat_mid_1mib",
+];
+
+fn cases(suite: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/conformance").join(format!("{suite}.json"));
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; fetch the conformance cases first", path.display()));
+    let mut file: Value = serde_json::from_str(&text).unwrap();
+    match file.get_mut("cases").map(Value::take) {
+        Some(Value::Array(cases)) => cases,
+        other => panic!("{suite} has no cases: {other:?}"),
+    }
+}
+
+fn text<'a>(case: &'a Value, part: &str, key: &str) -> &'a str {
+    case.get(part).unwrap_or(case).get(key).and_then(Value::as_str).unwrap()
+}
+
+fn length(case: &Value, key: &str) -> usize {
+    usize::try_from(case["expected"][key].as_u64().unwrap()).unwrap()
+}
+
+/// What a verdict has that the pinned one has not, or the other way round; `None` when they agree.
+fn disagreement(case: &Value, report: &Report) -> Option<String> {
+    let expected = &case["expected"];
+    let is_threat = expected["is_threat"].as_bool().unwrap();
+    let found: Vec<&str> = report.threats.iter().map(|threat| threat.row.as_ref()).collect();
+    if is_threat != report.is_threat {
+        if report.is_threat && KNOWN_MISSES.contains(&text(case, "", "id")) {
+            return None;
+        }
+        return Some(format!("is_threat should be {is_threat}; found {found:?}"));
+    }
+    let score = expected["threat_score"].as_f64().unwrap();
+    if 1e-6 < (score - report.threat_score).abs() {
+        return Some(format!("score {} should be {score}; found {found:?}", report.threat_score));
+    }
+    let pinned: BTreeSet<&str> =
+        expected["threats"].as_array().unwrap().iter().filter_map(|threat| threat["category"].as_str()).collect();
+    let ours: BTreeSet<&str> = report
+        .threats
+        .iter()
+        .filter(|threat| threat.method != Method::Semantic)
+        .map(|threat| threat.category.name())
+        .collect();
+    (!pinned.is_empty() && pinned.is_disjoint(&ours))
+        .then(|| format!("categories {ours:?} should meet {pinned:?}; found {found:?}"))
+}
+
+#[test]
+fn conformance_values_get_the_pinned_verdicts() {
+    let detection = DetectionConfig { profile: Profile::GuardCore, ..DetectionConfig::default() };
+    let detector = Detector::compile(&SecurityConfig::default(), &detection).unwrap();
+    let (mut wrong, mut total) = (Vec::new(), 0);
+    for (suite, count, floor) in SUITES {
+        let cases = cases(suite);
+        assert_eq!(cases.len(), count, "{suite}");
+        let mut agreed = 0;
+        for case in &cases {
+            let report =
+                detector.detect(text(case, "input", "content"), &Context::parse(text(case, "input", "context")));
+            let id = text(case, "", "id");
+            assert_eq!(report.original_length, length(case, "original_length"), "{id}: original_length");
+            assert_eq!(report.processed_length, length(case, "processed_length"), "{id}: processed_length");
+            assert_eq!(Report::METHOD, text(case, "expected", "detection_method"), "{id}");
+            match disagreement(case, &report) {
+                None => agreed += 1,
+                Some(difference) => println!("  {id}: {difference}"),
+            }
+        }
+        println!("{suite}: {agreed} of {count}");
+        total += agreed;
+        if agreed < floor {
+            wrong.push(format!("{suite}: {agreed} of {count} agree, at least {floor} did before"));
+        }
+    }
+    println!("detect conformance: {total} of 193");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
