@@ -136,6 +136,12 @@ impl Memory {
         }
     }
 
+    /// True when any ban is held, be it over or not.
+    #[must_use]
+    pub fn has_bans(&self) -> bool {
+        self.bans.used() != 0 || self.networks.len() != 0
+    }
+
     fn shard_of(&self, client: ClientKey) -> usize {
         self.hasher.hash_one(client) as usize % self.shards.len()
     }

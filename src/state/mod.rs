@@ -10,12 +10,18 @@ use crate::model::addr::{Client, IpEntry};
 use crate::model::category::CategorySet;
 use crate::model::time::{Timestamp, Window};
 
+mod breaker;
+pub mod failover;
+pub mod keys;
 mod log;
 mod lru;
 pub mod memory;
 mod networks;
+pub mod redis;
 
+use crate::state::failover::Failover;
 use crate::state::memory::Memory;
+use crate::state::redis::Redis;
 
 /// Seconds after the last increment for which suspicious counts are remembered.
 pub const SUSPICION_SECONDS: u32 = 3600;
@@ -225,6 +231,10 @@ pub trait State: Send + Sync {
 pub enum Backend {
     /// This process only.
     Memory(Memory),
+    /// Redis; its failures are the engine's to judge.
+    Redis(Box<Redis>),
+    /// Redis, and memory while it is away.
+    Failover(Box<Failover>),
 }
 
 impl Backend {
@@ -233,6 +243,37 @@ impl Backend {
     pub fn sizes(&self) -> Sizes {
         match self {
             Self::Memory(memory) => memory.sizes(),
+            Self::Redis(redis) => redis.sizes(),
+            // The bans known from Redis count with those of memory: both are bans held here.
+            Self::Failover(both) => {
+                let (mut sizes, known) = (both.memory().sizes(), both.redis().sizes());
+                sizes.bans.used += known.bans.used;
+                sizes.bans.evicted += known.bans.evicted;
+                sizes.networks.used += known.networks.used;
+                sizes.networks.evicted += known.networks.evicted;
+                sizes
+            }
+        }
+    }
+
+    /// True when state is as good as configured: in memory, or in a Redis that answers.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Redis(redis) => redis.is_well(),
+            Self::Failover(both) => both.redis().is_well(),
+        }
+    }
+
+    /// Keeps the backend in touch with the other replicas. Never returns; run one beside the service.
+    ///
+    /// `clock` tells the time of the edge.
+    pub async fn maintain(&self, clock: impl Fn() -> Timestamp + Send + Sync) {
+        match self {
+            Self::Memory(_) => std::future::pending().await,
+            Self::Redis(redis) => redis.maintain(clock).await,
+            Self::Failover(both) => both.maintain(clock).await,
         }
     }
 }
@@ -242,6 +283,8 @@ macro_rules! forward {
     ($self:ident, $backend:ident => $call:expr) => {
         match $self {
             Self::Memory($backend) => $call.await,
+            Self::Redis($backend) => $call.await,
+            Self::Failover($backend) => $call.await,
         }
     };
 }

@@ -62,6 +62,19 @@ impl Networks {
         });
     }
 
+    /// Replaces all bans by these; a ban that stays as it was keeps its reason. At most [`NETWORKS_MAX`] are taken.
+    pub(super) fn replace(&self, terms: impl Iterator<Item = (IpNet, f64)>) {
+        self.change(|table| {
+            let mut fresh = JointPrefixMap::new();
+            for (net, until) in terms.take(NETWORKS_MAX) {
+                let net = net.trunc();
+                let reason = table.get(&net).filter(|term| term.until == until).and_then(|term| term.reason.clone());
+                fresh.insert(net, Term { until, reason });
+            }
+            *table = fresh;
+        });
+    }
+
     /// Lifts the ban of exactly `net`; false when none was in force.
     pub(super) fn remove(&self, net: IpNet, now: Timestamp) -> bool {
         self.change(|table| table.remove(&net.trunc())).is_some_and(|term| now.0 <= term.until)

@@ -20,6 +20,14 @@ macro_rules! contract {
             };
         }
         pub(crate) use contract_for;
+
+        /// Runs every case in turn on a backend of its own, made for the name of the case.
+        pub(crate) async fn every_case<S: State>(make: impl AsyncFn(&'static str) -> S) {
+            $(
+                println!("{}", stringify!($case));
+                $case(&make(stringify!($case)).await).await;
+            )*
+        }
     };
 }
 

@@ -6,4 +6,6 @@ mod config;
 mod contract;
 mod detect;
 mod pipeline;
+mod redis;
+mod redis_servers;
 mod state;

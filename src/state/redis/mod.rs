@@ -1,0 +1,463 @@
+//! State in Redis, shared with every replica and with applications that embed guard-core: same keys, same values.
+//!
+//! A request costs at most one round trip: one script on a single server, one script for each key, all at once, on a
+//! Cluster. Every call has a deadline, and a breaker spares requests the wait when Redis does not answer.
+
+mod ask;
+mod cache;
+mod link;
+mod push;
+mod script;
+pub mod settings;
+pub mod store;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use deadpool_redis::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd};
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout};
+
+use crate::model::addr::{Client, ClientAddr, IpEntry};
+use crate::model::category::{Category, CategorySet};
+use crate::model::time::{Timestamp, Window};
+use crate::state::breaker::Breaker;
+use crate::state::keys::{Keys, moment, read_moment};
+use crate::state::networks::{Networks, Term};
+use crate::state::redis::cache::BanCache;
+use crate::state::redis::link::{Links, describe};
+use crate::state::redis::push::Change;
+use crate::state::redis::script::Script;
+use crate::state::redis::settings::Settings;
+use crate::state::{
+    Answer, Ban, BanPage, Question, SUSPICION_SECONDS, Size, Sizes, State, StateError, Suspicion, Track, short_reason,
+};
+
+/// State in Redis.
+pub struct Redis {
+    links: Arc<Links>,
+    keys: Keys,
+    breaker: Breaker,
+    cache: BanCache,
+    networks: Networks,
+    /// Counts local changes of `networks`, so that an older reading of Redis does not undo one.
+    networks_changed: AtomicU64,
+    /// True while pushes arrive, which is what a remembered clean client relies on.
+    listening: AtomicBool,
+    /// Custom patterns changed, here or elsewhere; counts up.
+    patterns_changed: tokio::sync::watch::Sender<u64>,
+    /// Names this process in pushes.
+    origin: String,
+    settings: Settings,
+    counts: Counts,
+}
+
+/// What happened on the way to Redis, for metrics.
+#[derive(Debug, Default)]
+struct Counts {
+    failures: AtomicU64,
+    reloads: AtomicU64,
+    pushes: AtomicU64,
+}
+
+/// What happened on the way to Redis since the process started.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RedisCounts {
+    /// Calls that failed or came too late.
+    pub failures: u64,
+    /// Times the breaker opened.
+    pub breaker_opened: u64,
+    /// Scripts that the server had forgotten.
+    pub script_reloads: u64,
+    /// Changes that other replicas told us.
+    pub pushes: u64,
+}
+
+/// Names no secret.
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("settings", &self.settings).field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// State at the server that `settings` name. Connects when first asked; errors only about the settings.
+    ///
+    /// Run [`Redis::maintain`] beside it, else pushes and the bans of networks by others go unseen.
+    pub fn new(settings: Settings) -> Result<Self, StateError> {
+        let (settings, info) = settings.resolved()?;
+        Ok(Self {
+            links: Links::new(&settings, info)?,
+            keys: Keys::new(&settings.prefix),
+            breaker: Breaker::default(),
+            cache: BanCache::new(settings.clients, settings.ban_cache, settings.clean_cache),
+            networks: Networks::default(),
+            networks_changed: AtomicU64::new(0),
+            listening: AtomicBool::new(false),
+            patterns_changed: tokio::sync::watch::Sender::new(0),
+            origin: uuid::Uuid::new_v4().simple().to_string(),
+            settings,
+            counts: Counts::default(),
+        })
+    }
+
+    /// True while calls pass: Redis answered the last ones.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.breaker.is_closed()
+    }
+
+    /// Asks the server whether it is there.
+    pub async fn ping(&self) -> Result<(), StateError> {
+        self.call(&cmd("PING")).await.map(drop)
+    }
+
+    /// What happened on the way to Redis.
+    #[must_use]
+    pub fn counts(&self) -> RedisCounts {
+        RedisCounts {
+            failures: self.counts.failures.load(Ordering::Relaxed),
+            breaker_opened: self.breaker.opened(),
+            script_reloads: self.counts.reloads.load(Ordering::Relaxed),
+            pushes: self.counts.pushes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How full the memory of bans is.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let networks = Size { used: self.networks.len(), evicted: self.networks.evicted() };
+        Sizes { bans: self.cache.size(), networks, ..Sizes::default() }
+    }
+
+    /// Counts up whenever the custom patterns in Redis changed.
+    #[must_use]
+    pub fn patterns_changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.patterns_changed.subscribe()
+    }
+
+    /// The ban of `client` that was known last: by ourselves, by a push, by an earlier answer. Asks nobody.
+    #[must_use]
+    pub fn known_ban(&self, client: Client<'_>, now: Timestamp) -> Option<Ban> {
+        let exact = client.address().and_then(|addr| Some(banned(addr, self.cache.known_ban(addr, now)?)));
+        exact.or_else(|| self.network_ban(client, now))
+    }
+
+    /// Forgets a ban here, not in Redis; true when one was known.
+    pub(super) fn forget(&self, target: IpEntry, now: Timestamp) -> bool {
+        let known = match target {
+            IpEntry::Addr(addr) => self.cache.known_ban(addr, now).is_some(),
+            IpEntry::Net(net) => self.networks.list(now).iter().any(|(other, _)| *other == net.trunc()),
+        };
+        self.apply(&Change::Unban { target }, now);
+        known
+    }
+
+    fn network_ban(&self, client: Client<'_>, now: Timestamp) -> Option<Ban> {
+        match client {
+            Client::Address(addr) => self.networks.find(addr.ip(), now),
+            Client::Zoned { addr, .. } => self.networks.find(addr.into(), now),
+            Client::Text(_) | Client::Unknown => None,
+        }
+    }
+
+    /// A ban that makes asking Redis needless.
+    fn certain_ban(&self, client: Client<'_>, now: Timestamp) -> Option<Ban> {
+        if let Some(addr) = client.address()
+            && let Some(term) = self.cache.fresh_ban(addr, now)
+        {
+            return Some(banned(addr, term));
+        }
+        // Redis may hold a ban of the address itself too, but either is a reason to refuse.
+        self.network_ban(client, now).and_then(|_| self.known_ban(client, now))
+    }
+
+    /// Runs a script, with its text when the server does not know it.
+    async fn run(&self, script: &Script, keys: &[String], arguments: &[String]) -> Result<Value, StateError> {
+        match self.attempt(&script.by_name(keys, arguments), self.settings.deadline).await {
+            Err(Failure::NoScript) => {
+                self.counts.reloads.fetch_add(1, Ordering::Relaxed);
+                self.call(&script.by_text(keys, arguments)).await
+            }
+            other => other.map_err(StateError::from),
+        }
+    }
+
+    /// Sends one command for a request.
+    async fn call(&self, command: &Cmd) -> Result<Value, StateError> {
+        Ok(self.attempt(command, self.settings.deadline).await?)
+    }
+
+    /// Sends one command for an operator, who has more patience than a request.
+    async fn call_patiently(&self, command: &Cmd) -> Result<Value, StateError> {
+        Ok(self.attempt(command, self.patience()).await?)
+    }
+
+    fn patience(&self) -> Duration {
+        self.settings.timeout.unwrap_or(PATIENCE_MAX)
+    }
+
+    /// The one place that waits for Redis: breaker, deadline, retries.
+    async fn attempt(&self, command: &Cmd, deadline: Duration) -> Result<Value, Failure> {
+        if !self.breaker.admits(Instant::now()) {
+            return Err(Failure::State(StateError::Unavailable("redis did not answer lately".to_owned())));
+        }
+        let result = match timeout(deadline, self.send(command)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::State(StateError::Deadline)),
+        };
+        match &result {
+            // A value we cannot use is an answer all the same.
+            Ok(_) | Err(Failure::NoScript | Failure::State(StateError::Corrupt(_))) => self.breaker.succeeded(),
+            Err(_) => {
+                self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                self.breaker.failed(Instant::now());
+                if matches!(result, Err(Failure::State(StateError::Deadline))) && !self.breaker.is_closed() {
+                    // The path to the server may be dead without either end knowing.
+                    self.links.discard_mine();
+                }
+            }
+        }
+        result
+    }
+
+    /// Sends on the connection of this thread; repeats on a new one when it broke. A repeated hit may count twice when
+    /// only its answer was lost, never less than once.
+    async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
+        let mut retries = self.settings.retries;
+        loop {
+            let (mut wire, open) = self.links.wire().await.map_err(Failure::State)?;
+            let error = match wire.send(command).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            if is_broken(&error) {
+                self.links.discard(&open);
+                if 0 < retries {
+                    retries -= 1;
+                    continue;
+                }
+            }
+            return Err(Failure::of(&error));
+        }
+    }
+}
+
+/// Longest wait for an operation outside requests when none is configured.
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Why a command has no answer.
+enum Failure {
+    /// The server does not know the script.
+    NoScript,
+    /// Anything else.
+    State(StateError),
+}
+
+impl Failure {
+    fn of(error: &RedisError) -> Self {
+        let detail = error.detail().unwrap_or_default();
+        let unusable = matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType)
+            || ["WRONGTYPE", "CORRUPT"].iter().any(|code| error.code() == Some(code) || detail.contains(code))
+            // An operation on a text that is no number.
+            || detail.contains("is not an integer") || detail.contains("is not a valid float");
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript,
+            _ if unusable => Self::State(StateError::Corrupt(describe(error))),
+            _ if error.is_timeout() => Self::State(StateError::Deadline),
+            _ => Self::State(StateError::Unavailable(describe(error))),
+        }
+    }
+}
+
+impl From<Failure> for StateError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoScript => Self::Unavailable("redis forgot a script twice".to_owned()),
+            Failure::State(error) => error,
+        }
+    }
+}
+
+/// True when another connection may do better: this one is gone, or leads to a server that is no longer the master.
+fn is_broken(error: &RedisError) -> bool {
+    let demoted = [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown].map(ErrorKind::Server);
+    error.is_connection_dropped()
+        || (error.is_io_error() && !error.is_timeout())
+        || error.is_unrecoverable_error()
+        || demoted.contains(&error.kind())
+        // A script reports the refusal of its command as its own error.
+        || error.detail().is_some_and(|detail| detail.contains("READONLY") || detail.contains("read only replica"))
+}
+
+fn parsed<T: FromRedisValue>(value: Value) -> Result<T, StateError> {
+    T::from_redis_value(value).map_err(|_| StateError::Corrupt("redis answered in an unexpected form".to_owned()))
+}
+
+fn banned(addr: ClientAddr, term: Term) -> Ban {
+    Ban { target: IpEntry::Addr(addr), until: Timestamp(term.until), reason: term.reason.as_deref().map(str::to_owned) }
+}
+
+impl State for Redis {
+    async fn ask(&self, question: &Question<'_>, now: Timestamp) -> Result<Answer, StateError> {
+        if !question.passive
+            && let Some(ban) = question.ban.and_then(|client| self.certain_ban(client, now))
+        {
+            return Ok(Answer { ban: Some(ban), counts: SmallVec::new() });
+        }
+        let lookup = question.ban.filter(|client| !self.is_surely_clean(*client, question, now));
+        let key = lookup.and_then(|client| self.keys.ban_of(client));
+        if key.is_none() && question.limits.is_empty() {
+            return Ok(Answer {
+                ban: question.ban.and_then(|client| self.network_ban(client, now)),
+                ..Answer::default()
+            });
+        }
+        let (until, counts) = self.ask_redis(key.as_deref(), &question.limits, question.passive, now).await?;
+        let exact = lookup.and_then(|client| self.learn(client, until, now));
+        let ban = exact.or_else(|| question.ban.and_then(|client| self.network_ban(client, now)));
+        Ok(Answer { ban, counts })
+    }
+
+    async fn ban(&self, target: IpEntry, window: Window, reason: &str, now: Timestamp) -> Result<(), StateError> {
+        let (until, reason) = (now.plus(f64::from(window.seconds())), short_reason(reason));
+        let change = Change::Ban { target, until: until.0, reason: Some(reason.to_owned()) };
+        // Known here at once, whatever becomes of the write.
+        self.apply(&change, now);
+        let arguments =
+            [moment(until), window.seconds().to_string(), self.keys.channel(), change.message(&self.origin)];
+        let mut keys = vec![self.keys.ban(target)];
+        let counts = match target {
+            IpEntry::Addr(addr) => Some(self.keys.suspicion(Client::Address(addr))),
+            IpEntry::Net(_) => None,
+        };
+        match counts {
+            // The two keys may lie on different nodes.
+            Some(counts) if self.links.is_cluster() => {
+                let mut forget = cmd("DEL");
+                forget.arg(counts);
+                let (banned, forgotten) = tokio::join!(self.run(&script::BAN, &keys, &arguments), self.call(&forget));
+                banned.and(forgotten).map(drop)
+            }
+            counts => {
+                keys.extend(counts);
+                self.run(&script::BAN, &keys, &arguments).await.map(drop)
+            }
+        }
+    }
+
+    async fn unban(&self, target: IpEntry, now: Timestamp) -> Result<bool, StateError> {
+        let change = Change::Unban { target };
+        let arguments = [moment(now), self.keys.channel(), change.message(&self.origin)];
+        let lifted: u8 = parsed(self.run(&script::UNBAN, &[self.keys.ban(target)], &arguments).await?)?;
+        self.apply(&change, now);
+        Ok(lifted == 1)
+    }
+
+    async fn bans(&self, from: Option<&str>, limit: usize, now: Timestamp) -> Result<BanPage, StateError> {
+        let mut bans = self.read_bans(now).await?;
+        bans.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let start = from.map_or(0, |from| bans.partition_point(|(name, _)| name.as_str() < from));
+        let mut rest = bans.into_iter().skip(start);
+        let page = rest.by_ref().take(limit).map(|(_, ban)| ban).collect();
+        Ok(BanPage { bans: page, next: rest.next().map(|(name, _)| name) })
+    }
+
+    async fn suspect(
+        &self,
+        client: Client<'_>,
+        categories: CategorySet,
+        now: Timestamp,
+    ) -> Result<Suspicion, StateError> {
+        let categories = if categories.is_empty() { categories.with(Category::UNCATEGORIZED) } else { categories };
+        let until = now.plus(f64::from(SUSPICION_SECONDS));
+        let mut arguments = vec![moment(now), moment(until), SUSPICION_SECONDS.to_string()];
+        arguments.extend(categories.iter().map(|category| category.name().to_owned()));
+        let counts: Vec<u64> = parsed(self.run(&script::SUSPECT, &[self.keys.suspicion(client)], &arguments).await?)?;
+        let (total, each) = counts.split_first().ok_or_else(|| StateError::Corrupt("no counts".to_owned()))?;
+        Ok(Suspicion { by_category: categories.iter().zip(each.iter().copied()).collect(), total: *total })
+    }
+
+    async fn absolve(&self, client: Client<'_>) -> Result<(), StateError> {
+        let mut forget = cmd("DEL");
+        forget.arg(self.keys.suspicion(client));
+        self.call(&forget).await.map(drop)
+    }
+
+    async fn suspicion(&self, client: Client<'_>, now: Timestamp) -> Result<u64, StateError> {
+        let mut read = cmd("HMGET");
+        read.arg(self.keys.suspicion(client)).arg("total").arg("until");
+        let (total, until): (Option<u64>, Option<String>) = parsed(self.call(&read).await?)?;
+        let in_time = until.and_then(|until| read_moment(&until)).is_some_and(|until| now <= until);
+        Ok(total.filter(|_| in_time).unwrap_or_default())
+    }
+
+    async fn observe(&self, track: Track<'_>, window: Window, now: Timestamp) -> Result<u64, StateError> {
+        let member = uuid::Uuid::new_v4().simple().to_string();
+        let arguments = [moment(now), window.seconds().to_string(), member];
+        parsed(self.run(&script::OBSERVE, &[self.keys.track(track)], &arguments).await?)
+    }
+
+    async fn reset_bans(&self) -> Result<(), StateError> {
+        for family in ["banned_ips", "banned_networks"] {
+            self.delete_matching(family, "*").await?;
+        }
+        self.publish(&Change::Reset).await;
+        self.apply(&Change::Reset, Timestamp(0.0));
+        Ok(())
+    }
+
+    async fn reset_limits(&self) -> Result<(), StateError> {
+        self.delete_matching("rate_limit", "rate:*").await.map(drop)
+    }
+}
+
+impl Redis {
+    /// True when the ban list need not be asked: the client is known to be clean, we would have been told of a ban by a
+    /// replica, and there is no question that goes to Redis anyway.
+    fn is_surely_clean(&self, client: Client<'_>, question: &Question<'_>, now: Timestamp) -> bool {
+        let free_of_charge = !self.links.is_cluster() && !question.limits.is_empty();
+        !free_of_charge
+            && self.listening.load(Ordering::Relaxed)
+            && client.address().is_some_and(|addr| self.cache.is_clean(addr, now))
+    }
+
+    /// Remembers what Redis said about a client and returns the ban in force.
+    fn learn(&self, client: Client<'_>, until: Option<Timestamp>, now: Timestamp) -> Option<Ban> {
+        match (client, until) {
+            (Client::Address(addr), Some(until)) => {
+                let reason = self.cache.confirm(addr, until, now);
+                Some(banned(addr, Term { until: until.0, reason }))
+            }
+            (Client::Address(addr), None) => {
+                self.cache.clean(addr, now);
+                None
+            }
+            (Client::Zoned { addr, .. }, Some(until)) => {
+                Some(Ban { target: IpEntry::Addr(std::net::IpAddr::V6(addr).into()), until, reason: None })
+            }
+            (Client::Zoned { .. } | Client::Text(_) | Client::Unknown, _) => None,
+        }
+    }
+
+    /// Every ban in force with its name, read from Redis.
+    async fn read_bans(&self, now: Timestamp) -> Result<Vec<(String, Ban)>, StateError> {
+        let mut bans = Vec::new();
+        for family in ["banned_ips", "banned_networks"] {
+            for (name, value) in self.read_matching(family, "*").await? {
+                let (Ok(target), Some(until)) = (name.parse::<IpEntry>(), read_moment(&value)) else { continue };
+                if now <= until {
+                    let known = self.known_reason(target, now);
+                    bans.push((name, Ban { target, until, reason: known }));
+                }
+            }
+        }
+        Ok(bans)
+    }
+
+    fn known_reason(&self, target: IpEntry, now: Timestamp) -> Option<String> {
+        let IpEntry::Addr(addr) = target else { return None };
+        self.cache.known_ban(addr, now)?.reason.as_deref().map(str::to_owned)
+    }
+}

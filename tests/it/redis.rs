@@ -1,0 +1,454 @@
+//! Redis in every form: the contract, and what only Redis has to show.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use envoy_guard::model::addr::{Client, IpEntry};
+use envoy_guard::model::category::CategorySet;
+use envoy_guard::model::time::{Timestamp, Window};
+use envoy_guard::state::failover::Failover;
+use envoy_guard::state::memory::Memory;
+use envoy_guard::state::redis::Redis;
+use envoy_guard::state::redis::settings::Settings;
+use envoy_guard::state::{Backend, Bucket, Limit, Question, State, StateError};
+
+use crate::contract::every_case;
+use crate::redis_servers::{Cluster, Sentinels, Server, settings, standalone};
+
+const NOW: Timestamp = Timestamp(1_800_000_000.0);
+/// A recovery must not take longer.
+const RECOVERY_MAX: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn one_server_keeps_the_contract() {
+    let server = Server::start(&[]);
+    every_case(async |case| standalone(&server, &format!("{case}:"))).await;
+}
+
+#[tokio::test]
+async fn a_master_named_by_sentinels_keeps_the_contract() {
+    let sentinels = Sentinels::start();
+    every_case(async |case| Redis::new(sentinels.settings(&format!("{case}:"))).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_the_contract() {
+    let cluster = Cluster::start();
+    every_case(async |case| Redis::new(cluster.settings(&format!("{case}:"))).unwrap()).await;
+    let keys = |node: &Server| node.cli(&["dbsize"]).parse::<u64>().unwrap();
+    assert!(cluster.nodes.iter().all(|node| 10 < keys(node)), "every node holds keys");
+}
+
+#[tokio::test]
+async fn redis_with_memory_behind_it_keeps_the_contract() {
+    let server = Server::start(&[]);
+    every_case(async |case| {
+        let redis = standalone(&server, &format!("{case}:"));
+        Backend::Failover(Box::new(Failover::new(redis, Memory::default())))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn passwords_users_and_databases_of_the_url_are_used() {
+    let server = Server::start(&["--requirepass", "admin"]);
+    server.cli(&["-a", "admin", "acl", "setuser", "app", "on", ">s3cret", "~p:*", "&p:*", "+@all"]);
+    let url = format!("redis://app:s3cret@127.0.0.1:{}/3", server.port);
+    let state = Redis::new(settings(&url, "p:")).unwrap();
+    state.ban(entry("203.0.113.1"), window(60), "test", NOW).await.unwrap();
+    assert_eq!(server.cli(&["-a", "admin", "-n", "3", "keys", "*"]), "p:banned_ips:203.0.113.1");
+    let wrong = Redis::new(settings(&url.replace("s3cret", "wrong"), "p:")).unwrap();
+    let error = wrong.ping().await.unwrap_err();
+    assert!(matches!(error, StateError::Unavailable(_)) && !error.to_string().contains("wrong"), "{error}");
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_as_well() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let socket = folder.path().join("redis.sock");
+    let _server = Server::start(&["--unixsocket", socket.to_str().unwrap()]);
+    let state = Redis::new(settings(&format!("unix://{}?db=2", socket.display()), "p:")).unwrap();
+    assert_eq!(hit(&state, "203.0.113.1", NOW).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_request_is_one_command_however_many_limits_apply() {
+    let server = Server::start(&[]);
+    let state = standalone(&server, "p:");
+    hit(&state, "203.0.113.1", NOW).await.unwrap();
+    server.cli(&["config", "resetstat"]);
+    for number in 0..50 {
+        let client = client("203.0.113.2");
+        let path = |byte| Some(envoy_guard::state::Digest([byte; 32]));
+        let tier = |path, seconds| Limit { bucket: Bucket { client, path }, limit: 900, window: window(seconds) };
+        let limits = [tier(path(1), 60), tier(path(1), 10), tier(path(2), 60), tier(None, 60)];
+        let question = Question { ban: Some(client), limits: limits.into_iter().collect(), passive: false };
+        let answer = state.ask(&question, NOW.plus(f64::from(number))).await.unwrap();
+        assert_eq!(answer.counts.len(), 4);
+    }
+    let calls = commands(&server);
+    assert_eq!(calls.get("evalsha"), Some(&50), "{calls:?}");
+    for command in ["ping", "keys", "eval", "unwatch", "multi"] {
+        assert_eq!(calls.get(command), None, "{calls:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_known_client_costs_nothing_when_there_are_no_limits() {
+    let server = Server::start(&[]);
+    let state = Arc::new(standalone(&server, "p:"));
+    let _upkeep = maintain(&state).await;
+    ban_of(&*state, "203.0.113.1", NOW).await.unwrap();
+    state.ban(entry("203.0.113.2"), window(60), "test", NOW).await.unwrap();
+    server.cli(&["config", "resetstat"]);
+    for _ in 0..50 {
+        assert!(ban_of(&*state, "203.0.113.1", NOW.plus(0.4)).await.unwrap().is_none());
+        assert!(ban_of(&*state, "203.0.113.2", NOW.plus(1.9)).await.unwrap().is_some());
+    }
+    let calls = commands(&server);
+    assert_eq!(calls.get("evalsha"), None, "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_change_reaches_the_other_replica_at_once() {
+    let server = Server::start(&[]);
+    let (one, other) = (Arc::new(standalone(&server, "p:")), Arc::new(standalone(&server, "p:")));
+    let _upkeep = (maintain(&one).await, maintain(&other).await);
+    let mut times = Vec::new();
+    for number in 0..100 {
+        let (who, net) = (format!("203.0.113.{number}"), format!("198.51.{number}.0/24"));
+        assert!(ban_of(&*other, &who, NOW).await.unwrap().is_none(), "and remembers that it is clean");
+        one.ban(entry(&who), window(60), "test", NOW).await.unwrap();
+        one.ban(entry(&net), window(60), "test", NOW).await.unwrap();
+        let start = Instant::now();
+        soon("the ban is enforced", async || other.known_ban(client(&who), NOW).is_some()).await;
+        let inside = net.replace("0/24", "9");
+        soon("the network's ban is enforced", async || other.known_ban(client(&inside), NOW).is_some()).await;
+        times.push(start.elapsed());
+        if number % 10 == 0 {
+            one.unban(entry(&who), NOW).await.unwrap();
+            one.unban(entry(&net), NOW).await.unwrap();
+            soon("lifting is seen", async || other.known_ban(client(&inside), NOW).is_none()).await;
+            assert!(ban_of(&*other, &who, NOW).await.unwrap().is_none());
+        }
+    }
+    times.sort_unstable();
+    println!("ban to enforcement: p50 {:?}, p99 {:?}", times[50], times[98]);
+    assert!(times[98] < Duration::from_millis(250), "{times:?}");
+    assert_eq!(one.counts().pushes, 0, "nobody hears itself, and hearing sends nothing");
+    assert_eq!(other.counts().pushes, 220);
+}
+
+#[tokio::test]
+async fn a_replica_that_missed_a_push_reads_what_it_missed() {
+    let server = Server::start(&[]);
+    let quick = Settings { networks_interval: Duration::from_millis(200), ..settings(&server.url(), "p:") };
+    let state = Arc::new(Redis::new(quick).unwrap());
+    let _upkeep = maintain(&state).await;
+    assert!(ban_of(&*state, "203.0.113.1", NOW).await.unwrap().is_none());
+    // Another participant, which pushes nothing, bans while nobody listens.
+    server.cli(&["client", "kill", "type", "pubsub"]);
+    server.cli(&["set", "p:banned_networks:198.51.100.0/24", "1800000900.5", "ex", "900"]);
+    server.cli(&["set", "p:banned_ips:203.0.113.1", "1800000900.5", "ex", "900"]);
+    soon("the network's ban is enforced", async || ban_of(&*state, "198.51.100.7", NOW).await.unwrap().is_some()).await;
+    soon("the ban is enforced", async || ban_of(&*state, "203.0.113.1", NOW).await.unwrap().is_some()).await;
+    server.cli(&["del", "p:banned_networks:198.51.100.0/24"]);
+    soon("lifting is seen", async || ban_of(&*state, "198.51.100.7", NOW).await.unwrap().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_together_admit_exactly_the_limit() {
+    const LIMIT: u32 = 100;
+    let server = Server::start(&[]);
+    let replicas = [Arc::new(standalone(&server, "p:")), Arc::new(standalone(&server, "p:"))];
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 0..32 {
+        let state = Arc::clone(&replicas[worker % 2]);
+        workers.spawn(async move {
+            let limit = Limit {
+                bucket: Bucket { client: client("203.0.113.1"), path: None },
+                limit: LIMIT,
+                window: window(60),
+            };
+            let question = Question { limits: [limit].into_iter().collect(), ..Question::default() };
+            let mut passed = 0;
+            for _ in 0..20 {
+                // The same moment for all: equal times must count each.
+                let answer = state.ask(&question, NOW).await.unwrap();
+                passed += u32::from(answer.counts[0] <= u64::from(LIMIT));
+            }
+            passed
+        });
+    }
+    assert_eq!(workers.join_all().await.into_iter().sum::<u32>(), LIMIT);
+}
+
+#[tokio::test]
+async fn a_forgotten_script_is_loaded_again() {
+    let server = Server::start(&[]);
+    let state = standalone(&server, "p:");
+    for count in 1..=3 {
+        assert_eq!(hit(&state, "203.0.113.1", NOW).await.unwrap(), count);
+        server.cli(&["script", "flush"]);
+    }
+    assert_eq!(state.counts().script_reloads, 3);
+}
+
+#[tokio::test]
+async fn an_unusable_value_is_an_error_of_that_key_only() {
+    let server = Server::start(&[]);
+    let state = standalone(&server, "p:");
+    server.cli(&["set", "p:rate_limit:rate:203.0.113.1", "text"]);
+    server.cli(&["set", "p:banned_ips:203.0.113.2", "garbage"]);
+    server.cli(&["rpush", "p:banned_ips:203.0.113.3", "list"]);
+    server.cli(&["set", "p:envoy_guard:suspicion:203.0.113.4", "text"]);
+    for _ in 0..10 {
+        for result in [
+            hit(&state, "203.0.113.1", NOW).await.map(drop),
+            ban_of(&state, "203.0.113.2", NOW).await.map(drop),
+            ban_of(&state, "203.0.113.3", NOW).await.map(drop),
+            state.suspect(client("203.0.113.4"), CategorySet::EMPTY, NOW).await.map(drop),
+            state.suspicion(client("203.0.113.4"), NOW).await.map(drop),
+        ] {
+            assert!(matches!(result, Err(StateError::Corrupt(_))), "{result:?}");
+        }
+    }
+    assert!(state.is_well(), "the breaker does not mind");
+    assert_eq!(hit(&state, "203.0.113.5", NOW).await.unwrap(), 1);
+    let fallback = Failover::new(state, Memory::default());
+    assert_eq!(hit(&fallback, "203.0.113.1", NOW).await.unwrap(), 1);
+    assert!(!fallback.is_degraded());
+}
+
+#[tokio::test]
+async fn the_expiry_is_read_in_any_usual_form_and_the_past_is_cleaned_up() {
+    let server = Server::start(&[]);
+    let state = standalone(&server, "p:");
+    for (value, banned) in
+        [("1800000900", true), ("1.8000009e+09", true), ("1800000000.0", true), ("1799999999.9", false), ("", false)]
+    {
+        server.cli(&["set", "p:banned_ips:203.0.113.1", value]);
+        assert_eq!(ban_of(&state, "203.0.113.1", NOW).await.unwrap().is_some(), banned, "{value}");
+        let fresh = standalone(&server, "p:");
+        assert_eq!(ban_of(&fresh, "203.0.113.1", NOW).await.unwrap().is_some(), banned, "{value}");
+        state.unban(entry("203.0.113.1"), NOW).await.unwrap();
+    }
+    server.cli(&["set", "p:banned_ips:203.0.113.1", "1799999999.9"]);
+    ban_of(&standalone(&server, "p:"), "203.0.113.1", NOW).await.unwrap();
+    assert_eq!(server.cli(&["exists", "p:banned_ips:203.0.113.1"]), "0");
+}
+
+#[tokio::test]
+async fn full_memory_is_an_error_and_memory_stands_in() {
+    let server = Server::start(&[]);
+    let state = standalone(&server, "p:");
+    hit(&state, "203.0.113.1", NOW).await.unwrap();
+    server.cli(&["config", "set", "maxmemory", "1"]);
+    assert!(matches!(hit(&state, "203.0.113.1", NOW).await, Err(StateError::Unavailable(_))));
+    let fallback = Failover::new(state, Memory::default());
+    assert_eq!(hit(&fallback, "203.0.113.1", NOW).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_server_is_an_answer_at_once_and_its_return_is_noticed() {
+    let mut server = Server::start(&[]);
+    let state = standalone(&server, "p:");
+    hit(&state, "203.0.113.1", NOW).await.unwrap();
+    server.kill();
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let start = Instant::now();
+        assert!(matches!(hit(&state, "203.0.113.1", NOW).await, Err(StateError::Unavailable(_))));
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    assert!(times[197] < Duration::from_millis(100), "p99 {:?}", times[197]);
+    assert_eq!(state.counts().breaker_opened, 1);
+    server.restart();
+    let start = Instant::now();
+    soon("hits count again", async || hit(&state, "203.0.113.1", NOW).await.is_ok()).await;
+    println!("recovered after {:?}", start.elapsed());
+    assert!(start.elapsed() < RECOVERY_MAX);
+}
+
+#[tokio::test]
+async fn a_paused_server_costs_a_request_its_deadline_and_no_more() {
+    let server = Server::start(&[]);
+    let state = Redis::new(Settings { prefix: "p:".to_owned(), ..Settings::new(&server.url()) }).unwrap();
+    soon("connected", async || hit(&state, "203.0.113.1", NOW).await.is_ok()).await;
+    server.cli(&["client", "pause", "5000"]);
+    let paused = Instant::now();
+    let mut slow = 0;
+    while paused.elapsed() < Duration::from_millis(4500) {
+        let start = Instant::now();
+        assert!(hit(&state, "203.0.113.1", NOW).await.is_err());
+        assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
+        slow += u32::from(Duration::from_millis(50) < start.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    println!("{slow} requests waited");
+    assert!(slow < 20, "the breaker spares the others the wait");
+    tokio::time::sleep(Duration::from_millis(5000).saturating_sub(paused.elapsed())).await;
+    let start = Instant::now();
+    soon("hits count again", async || hit(&state, "203.0.113.1", NOW).await.is_ok()).await;
+    println!("recovered after {:?}", start.elapsed());
+    assert!(start.elapsed() < RECOVERY_MAX);
+}
+
+#[tokio::test]
+async fn a_demoted_master_recovers_when_it_takes_writes_again() {
+    let (server, upstream) = (Server::start(&[]), Server::start(&[]));
+    let state = standalone(&server, "p:");
+    hit(&state, "203.0.113.1", NOW).await.unwrap();
+    server.cli(&["replicaof", "127.0.0.1", &upstream.port.to_string()]);
+    for _ in 0..10 {
+        assert!(matches!(hit(&state, "203.0.113.1", NOW).await, Err(StateError::Unavailable(_))));
+    }
+    server.cli(&["replicaof", "no", "one"]);
+    let start = Instant::now();
+    soon("hits count again", async || hit(&state, "203.0.113.1", NOW).await.is_ok()).await;
+    assert!(start.elapsed() < RECOVERY_MAX);
+}
+
+#[tokio::test]
+async fn a_failover_by_the_sentinels_is_followed() {
+    let mut sentinels = Sentinels::start();
+    let state = Redis::new(sentinels.settings("p:")).unwrap();
+    state.ban(entry("203.0.113.1"), window(900), "test", NOW).await.unwrap();
+    crate::redis_servers::eventually("replicated", || sentinels.replica.cli(&["dbsize"]) != "0");
+    sentinels.master.kill();
+    crate::redis_servers::eventually("the replica is promoted", || {
+        sentinels.replica.cli(&["info", "replication"]).contains("role:master")
+    });
+    let start = Instant::now();
+    soon("hits count again", async || hit(&state, "203.0.113.2", NOW).await.is_ok()).await;
+    println!("recovered {:?} after the promotion", start.elapsed());
+    assert!(start.elapsed() < RECOVERY_MAX);
+    assert!(ban_of(&state, "203.0.113.1", NOW.plus(10.0)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn memory_takes_over_and_hands_back() {
+    let mut server = Server::start(&[]);
+    let state = Arc::new(Failover::new(standalone(&server, "p:"), Memory::default()));
+    let upkeep = Arc::clone(&state);
+    tokio::spawn(async move { upkeep.maintain(|| NOW).await });
+    state.ban(entry("203.0.113.1"), window(900), "before", NOW).await.unwrap();
+    state.ban(entry("203.0.113.2"), window(900), "before", NOW).await.unwrap();
+    state.ban(entry("198.51.100.0/24"), window(900), "before", NOW).await.unwrap();
+    server.kill();
+    for number in 1..=300u64 {
+        assert_eq!(hit(&*state, "203.0.113.9", NOW).await.unwrap(), number.min(900 + 1), "memory counts");
+        for who in ["203.0.113.1", "198.51.100.7"] {
+            assert!(ban_of(&*state, who, NOW.plus(60.0)).await.unwrap().is_some(), "{who} stays banned");
+        }
+    }
+    assert!(state.is_degraded());
+    state.ban(entry("203.0.113.3"), window(900), "meanwhile", NOW).await.unwrap();
+    state.ban(entry("192.0.2.0/24"), window(900), "meanwhile", NOW).await.unwrap();
+    assert!(state.unban(entry("203.0.113.2"), NOW).await.unwrap());
+    assert!(ban_of(&*state, "203.0.113.2", NOW).await.unwrap().is_none());
+    server.restart();
+    server.cli(&["set", "p:banned_ips:203.0.113.2", "1800000900.0"]);
+    let start = Instant::now();
+    soon("redis is used again", async || !state.is_degraded()).await;
+    println!("recovered after {:?}", start.elapsed());
+    assert!(start.elapsed() < RECOVERY_MAX);
+    for who in ["203.0.113.3", "192.0.2.7"] {
+        assert!(ban_of(&*state, who, NOW.plus(5.0)).await.unwrap().is_some(), "{who} stays banned");
+    }
+    soon("what was decided meanwhile is in redis", async || {
+        let held = server.cli(&["keys", "p:banned_*"]);
+        held.contains("203.0.113.3") && held.contains("192.0.2.0/24") && !held.contains("203.0.113.2")
+    })
+    .await;
+    assert_eq!(hit(&*state, "203.0.113.9", NOW).await.unwrap(), 1, "redis counts");
+    assert_eq!(state.counts().episodes, 1);
+}
+
+#[tokio::test]
+async fn operations_by_namespace_and_name() {
+    let server = Server::start(&[]);
+    for state in [standalone(&server, "a*[b]:"), standalone(&server, "ab:")] {
+        let ttl = std::num::NonZeroU32::new(100);
+        assert_eq!(state.get("space", "name").await.unwrap(), None);
+        state.set("space", "name", "välue", ttl).await.unwrap();
+        state.set("space", "other", "x", None).await.unwrap();
+        assert_eq!(state.get("space", "name").await.unwrap().as_deref(), Some("välue"));
+        assert_eq!(state.increment("numbers", "n", ttl).await.unwrap(), 1);
+        assert_eq!(state.increment("numbers", "n", None).await.unwrap(), 2);
+        assert!(matches!(state.increment("space", "name", None).await, Err(StateError::Corrupt(_))));
+        assert!(state.exists("space", "name").await.unwrap() && !state.exists("space", "nothing").await.unwrap());
+        let mut names = state.names("space", "*").await.unwrap();
+        names.sort_unstable();
+        assert_eq!(names, ["name", "other"]);
+    }
+    let (odd, plain) = (standalone(&server, "a*[b]:"), standalone(&server, "ab:"));
+    assert_eq!(server.cli(&["ttl", "ab:space:name"]), "100");
+    assert_eq!(server.cli(&["ttl", "ab:space:other"]), "-1");
+    assert_eq!(odd.delete_matching("space", "*").await.unwrap(), 2);
+    assert_eq!(plain.names("space", "*").await.unwrap().len(), 2, "a prefix is no pattern");
+    assert!(plain.delete("space", "name").await.unwrap() && !plain.delete("space", "name").await.unwrap());
+}
+
+#[tokio::test]
+async fn thousands_of_names_are_walked_not_listed() {
+    let cluster = Cluster::start();
+    let state = Redis::new(cluster.settings("p:")).unwrap();
+    for number in 0..1500 {
+        state.set("space", &number.to_string(), "x", None).await.unwrap();
+    }
+    assert_eq!(state.names("space", "*").await.unwrap().len(), 1500);
+    assert_eq!(state.delete_matching("space", "1*").await.unwrap(), 611);
+    assert_eq!(state.names("space", "*").await.unwrap().len(), 889);
+    assert!(cluster.nodes.iter().all(|node| !commands(node).contains_key("keys")));
+}
+
+/// How often each command was called since the counts were reset.
+fn commands(server: &Server) -> HashMap<String, u64> {
+    let stats = server.cli(&["info", "commandstats"]);
+    let lines = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
+    lines.map(|(name, rest)| (name.to_owned(), rest.split(',').next().unwrap().parse().unwrap())).collect()
+}
+
+/// Runs the upkeep of a replica until the guard is dropped; returns when it listens.
+async fn maintain(state: &Arc<Redis>) -> tokio::task::JoinSet<()> {
+    let (mut tasks, upkeep) = (tokio::task::JoinSet::new(), Arc::clone(state));
+    let mut listening = state.patterns_changed();
+    tasks.spawn(async move { upkeep.maintain(|| NOW).await });
+    listening.changed().await.unwrap();
+    tasks
+}
+
+/// Waits, bounded, until `holds`.
+async fn soon(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < Duration::from_secs(20), "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn hit(state: &impl State, who: &str, now: Timestamp) -> Result<u64, StateError> {
+    let limit = Limit { bucket: Bucket { client: client(who), path: None }, limit: 900, window: window(60) };
+    let question = Question { ban: Some(client(who)), limits: [limit].into_iter().collect(), passive: false };
+    Ok(state.ask(&question, now).await?.counts[0])
+}
+
+async fn ban_of(state: &impl State, who: &str, now: Timestamp) -> Result<Option<String>, StateError> {
+    let question = Question { ban: Some(client(who)), ..Question::default() };
+    Ok(state.ask(&question, now).await?.ban.map(|ban| ban.target.to_string()))
+}
+
+fn client(text: &str) -> Client<'_> {
+    text.parse().map_or(Client::Text(text), |ip: std::net::IpAddr| Client::Address(ip.into()))
+}
+
+fn entry(text: &str) -> IpEntry {
+    text.parse().unwrap()
+}
+
+fn window(seconds: u32) -> Window {
+    Window::new(seconds).unwrap()
+}
