@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use envoy_guard::model::addr::{Client, IpEntry};
 use envoy_guard::model::category::CategorySet;
@@ -12,6 +12,7 @@ use envoy_guard::state::memory::Memory;
 use envoy_guard::state::redis::Redis;
 use envoy_guard::state::redis::settings::Settings;
 use envoy_guard::state::{Backend, Bucket, Limit, Question, State, StateError};
+use tokio::time::Instant;
 
 use crate::contract::every_case;
 use crate::redis_servers::{Cluster, Sentinels, Server, settings, standalone};

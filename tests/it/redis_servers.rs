@@ -2,11 +2,12 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use envoy_guard::state::redis::Redis;
 use envoy_guard::state::redis::settings::{Settings, Topology};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -82,7 +83,7 @@ fn spawn(port: u16, arguments: &[String]) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("redis-server is installed")
+        .unwrap()
 }
 
 pub(crate) fn free_port() -> u16 {
