@@ -7,10 +7,15 @@ use serde_json::{Map, Number, Value as Json};
 
 use crate::config::errors::{Class, Notice, Problem};
 use crate::config::formats::{self, Opinion};
-use crate::config::load::{Places, notice};
+use crate::config::load::{Places, locate, notice};
 use crate::config::nearest::nearest;
 use crate::config::schema;
 use crate::config::tree::{Entry, Node, Value};
+
+/// Problems reported at once; more would only bury the first ones.
+pub(crate) const PROBLEMS_MAX: usize = 500;
+/// Warnings reported at once.
+const WARNINGS_MAX: usize = 500;
 
 /// What was found, and where everything stands.
 #[derive(Default)]
@@ -21,15 +26,25 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
+    /// True when enough has been reported.
+    const fn is_full(&self) -> bool {
+        PROBLEMS_MAX <= self.problems.len()
+    }
+
     /// Reports `message` about `key`, which need not stand in a source.
     pub(crate) fn problem(&mut self, key: &str, class: Class, message: String) {
-        let place = crate::config::load::locate(&self.places, key).cloned();
+        if self.is_full() {
+            return;
+        }
+        let place = locate(&self.places, key).cloned();
         self.problems.push(Problem { place, key: key.to_owned(), class, message, hint: None });
     }
 
     /// Remarks on `key`.
     pub(crate) fn warn(&mut self, key: &str, message: impl Into<String>) {
-        self.warnings.push(notice(&self.places, key, message.into()));
+        if self.warnings.len() < WARNINGS_MAX {
+            self.warnings.push(notice(&self.places, key, message.into()));
+        }
     }
 
     /// True when something at or below `key` has been reported.
@@ -51,6 +66,9 @@ pub(crate) fn check(tree: &Node, document: Schema) -> (Json, Findings) {
 
 fn node(node: &Node, schema: Schema, key: &str, out: &mut Findings) -> Option<Json> {
     out.places.insert(key.to_owned(), node.place.clone());
+    if out.is_full() {
+        return None;
+    }
     let branches = schema::branches(schema);
     let kinds = schema::kinds(schema);
     let fits = |branch: &Schema| {
@@ -284,12 +302,15 @@ fn path(above: &str, entry: &Entry, index: usize, names: Option<&str>) -> String
     match names {
         Some("credential") => format!("{above}[{index}]"),
         _ if above.is_empty() => formats::brief(&entry.key),
-        _ if plain && entry.key.len() < 80 => format!("{above}.{}", entry.key),
+        _ if plain && (1..80).contains(&entry.key.len()) => format!("{above}.{}", entry.key),
         _ => format!("{above}.{:?}", formats::brief(&entry.key)),
     }
 }
 
 fn unknown(entry: &Entry, path: &str, properties: Option<&'static Map<String, Json>>, out: &mut Findings) {
+    if out.is_full() {
+        return;
+    }
     let hint = nearest(&entry.key, properties.into_iter().flatten().map(|(name, _)| name.as_str())).map(str::to_owned);
     out.problems.push(Problem {
         place: Some(entry.place.clone()),

@@ -37,6 +37,7 @@ pub struct DetectionConfig {
     /// Which verdicts: `balanced` or `guard_core`.
     pub profile: Profile,
     /// Folder with more rows, or rows that replace built-in ones of the same id.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub patterns_dir: Option<PathBuf>,
     /// Custom patterns known from the start.
     #[schemars(with = "Vec<formats::Pattern>")]

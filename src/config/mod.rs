@@ -22,6 +22,7 @@ pub mod security;
 pub mod server;
 pub mod values;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -56,7 +57,7 @@ pub struct Config {
 }
 
 /// Where a configuration comes from. Nothing else is read: no process environment, no working directory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// A file that ends in `.yaml`, `.yml`, `.toml` or `.json`.
     pub file: Option<PathBuf>,
@@ -64,6 +65,20 @@ pub struct Sources {
     pub env: Vec<(String, String)>,
     /// `KEY=VALUE` pairs of `--set`; `.` separates levels.
     pub overrides: Vec<(String, String)>,
+}
+
+/// Without the values, which may be secrets.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn names(pairs: &[(String, String)]) -> Vec<&str> {
+            pairs.iter().map(|(name, _)| name.as_str()).collect()
+        }
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("env", &names(&self.env))
+            .field("overrides", &names(&self.overrides))
+            .finish()
+    }
 }
 
 /// A configuration that can be used.

@@ -18,6 +18,9 @@ pub(crate) struct Broken {
     pub(crate) message: String,
 }
 
+/// Columns are counted up to here: beyond, in a file of one line, counting each would take quadratic time.
+const COLUMN_MAX: usize = 4096;
+
 /// Lines and columns by byte offset.
 struct Lines<'t, P> {
     text: &'t str,
@@ -34,7 +37,8 @@ impl<'t, P: Fn(u32, u32) -> Place> Lines<'t, P> {
     fn position(&self, offset: usize) -> (u32, u32) {
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = line.checked_sub(1).and_then(|index| self.starts.get(index)).copied().unwrap_or(0);
-        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count() + 1);
+        let before = self.text.get(start..offset).filter(|before| before.len() < COLUMN_MAX);
+        let column = before.map_or(0, |before| before.chars().count() + 1);
         (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
     }
 

@@ -85,10 +85,12 @@ pub struct SecurityConfig {
     /// Each 429 counts towards category `rate_limit` and may ban.
     pub enable_rate_limit_auto_ban: bool,
     /// MMDB file with countries (MaxMind or IPinfo layout).
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub geo_ip_handler: Option<PathBuf>,
     /// IPinfo token, used to download the database.
     pub ipinfo_token: Option<Secret>,
     /// Where the downloaded database lies.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub ipinfo_db_path: Option<PathBuf>,
     /// Age in seconds at which the database is fetched again.
     #[schemars(range(min = 3600, max = 604800))]
@@ -188,6 +190,7 @@ pub struct SecurityConfig {
     #[schemars(range(min = 0.1, max = 60))]
     pub detection_max_scan_seconds: f64,
     /// Folder where compiled pattern databases are kept.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub detection_pattern_validation_cache_path: Option<PathBuf>,
     /// Characters the semantic analyser reads.
     #[schemars(range(min = 1000, max = 100000))]
@@ -234,6 +237,7 @@ pub struct SecurityConfig {
     #[schemars(range(min = 10, max = 1000))]
     pub detection_min_samples_for_anomaly: u32,
     /// Extra log file.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub custom_log_file: Option<PathBuf>,
     /// Level of suspicious and blocking lines; null silences them.
     pub log_suspicious_level: Option<LogLevel>,

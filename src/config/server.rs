@@ -17,6 +17,7 @@ pub struct ListenersConfig {
     #[schemars(with = "Option<formats::Socket>")]
     pub grpc: Option<SocketAddr>,
     /// Unix socket of the gRPC services.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub unix: Option<PathBuf>,
     /// Mode of the socket file, in octal.
     #[schemars(with = "formats::FileMode")]
@@ -122,6 +123,7 @@ impl Default for TelemetryConfig {
 pub struct DataConfig {
     /// Folder with one file per cloud provider (`AWS.json`, …) in the provider's published format, or plain
     /// CIDR lines, `CIDR|region` allowed.
+    #[schemars(with = "Option<formats::NonBlank>")]
     pub cloud_ranges: Option<PathBuf>,
     /// Period after which the files are looked at again, in seconds.
     pub refresh: Option<Window>,

@@ -3,6 +3,8 @@
 //! figment decides which layer wins; what it merges are plain values that carry only the tag of their layer. The
 //! winners are then looked up in their own layer, which keeps places, key order and exact numbers.
 
+use std::collections::HashMap;
+
 use figment::value::{Dict, Map as FigmentMap, Value as FigmentValue};
 use figment::{Figment, Metadata, Profile, Provider};
 
@@ -57,10 +59,6 @@ impl Node {
         }
     }
 
-    fn entry(&self, key: &str) -> Option<&Entry> {
-        self.entries().iter().find(|entry| entry.key == key)
-    }
-
     fn to_figment(&self) -> FigmentValue {
         match &self.value {
             Value::Null => FigmentValue::from(figment::value::Empty::None),
@@ -101,32 +99,38 @@ pub(crate) fn merge(layers: &[Node], place: &Place) -> Result<Node, String> {
         figment = figment.merge(Layer { index, root });
     }
     let merged = figment.data().map_err(|error| error.to_string())?.remove(&Profile::Default).unwrap_or_default();
-    let roots: Vec<(usize, &Node)> = layers.iter().enumerate().collect();
+    let roots: Level<'_> = layers.iter().enumerate().collect();
     Ok(Node { value: Value::Map(winners(&figment, &merged, &roots)), place: place.clone() })
 }
 
+/// The nodes of all layers at one path, with their layer's index.
+type Level<'a> = Vec<(usize, &'a Node)>;
+
 /// The entries of `merged`, each taken from the layer that won, in the order in which the layers first name them.
-/// `layers` are the nodes at this path.
-fn winners(figment: &Figment, merged: &Dict, layers: &[(usize, &Node)]) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::with_capacity(merged.len());
-    let mut seen = std::collections::HashSet::new();
-    for entry in layers.iter().flat_map(|(_, node)| node.entries()) {
-        let Some(value) = merged.get(&entry.key).filter(|_| seen.insert(entry.key.as_str())) else { continue };
-        let below: Vec<(usize, &Entry)> =
-            layers.iter().filter_map(|(index, node)| Some((*index, node.entry(&entry.key)?))).collect();
-        let winner = match value {
-            FigmentValue::Dict(_, dict) => below.iter().rev().find_map(|(_, entry)| {
-                let Value::Map(_) = entry.node.value else { return None };
-                let nodes: Vec<_> = below.iter().map(|(index, entry)| (*index, &entry.node)).collect();
-                let node = Node { value: Value::Map(winners(figment, dict, &nodes)), place: entry.node.place.clone() };
-                Some(Entry { key: entry.key.clone(), place: entry.place.clone(), node })
-            }),
-            leaf => {
-                let layer = figment.get_metadata(leaf.tag()).and_then(|metadata| metadata.name.parse().ok());
-                below.iter().find(|(index, _)| Some(*index) == layer).map(|(_, entry)| (*entry).clone())
+fn winners(figment: &Figment, merged: &Dict, level: &Level<'_>) -> Vec<Entry> {
+    let mut order: Vec<&str> = Vec::with_capacity(merged.len());
+    let mut named: HashMap<&str, Vec<(usize, &Entry)>> = HashMap::new();
+    for (index, node) in level {
+        for entry in node.entries() {
+            let below = named.entry(entry.key.as_str()).or_default();
+            if below.is_empty() {
+                order.push(entry.key.as_str());
             }
-        };
-        entries.extend(winner);
+            below.push((*index, entry));
+        }
     }
-    entries
+    let winner = |key: &str| winner(figment, merged.get(key)?, named.get(key)?);
+    order.into_iter().filter_map(winner).collect()
+}
+
+/// The entry that won among those of one key.
+fn winner(figment: &Figment, value: &FigmentValue, below: &[(usize, &Entry)]) -> Option<Entry> {
+    let FigmentValue::Dict(_, dict) = value else {
+        let layer = figment.get_metadata(value.tag()).and_then(|metadata| metadata.name.parse().ok());
+        return below.iter().find(|(index, _)| Some(*index) == layer).map(|(_, entry)| (*entry).clone());
+    };
+    let (_, last) = below.iter().rev().find(|(_, entry)| matches!(entry.node.value, Value::Map(_)))?;
+    let level = below.iter().map(|(index, entry)| (*index, &entry.node)).collect();
+    let node = Node { value: Value::Map(winners(figment, dict, &level)), place: last.node.place.clone() };
+    Some(Entry { key: last.key.clone(), place: last.place.clone(), node })
 }

@@ -77,7 +77,7 @@ impl RedisUrl {
 }
 
 /// `url` without user information and without the values of its query. What is no URL is not shown at all.
-fn redact_url(url: &str) -> String {
+pub(crate) fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "[redacted]".to_owned() };
     // A password may hold any of `/`, `?` and `#`, so the last `@` ends it.
     let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
@@ -387,6 +387,7 @@ pub struct HashVerifier {
     #[serde(serialize_with = "principals")]
     #[schemars(extend("propertyNames" = {"format": "credential"}))]
     pub hashes: BTreeMap<String, String>,
+    #[schemars(with = "Option<formats::NonBlank>")]
     /// A file with one `hash principal` pair a line; `#` starts a comment.
     pub file: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use crate::config::errors::Place;
@@ -17,6 +18,8 @@ pub(crate) fn parse(text: &str, place: impl Fn(u32, u32) -> Place) -> Result<Nod
     let options = serde_saphyr::options! {
         strict_booleans: true,
         with_snippet: false,
+        // The schema refuses them, naming the key.
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         duplicate_keys: DuplicateKeyPolicy::Error,
         budget: serde_saphyr::budget! { max_depth: DEPTH_MAX, max_documents: 1 },
     };
