@@ -44,6 +44,7 @@ const TABLE: &[(&str, Activity)] = &[
     ("security.cloud_ip_refresh_interval", FEED),
     ("security.cloud_ip_store", FEED),
     ("security.lazy_init", FEED),
+    ("security.enable_redis", REDIS),
     ("security.redis_url", REDIS),
     ("security.redis_prefix", REDIS),
     ("security.redis_fail_open", REDIS),
