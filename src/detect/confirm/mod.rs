@@ -3,14 +3,21 @@
 //! One file per grammar. A confirm function reads the whole view, is linear in its length, never panics and never
 //! allocates more than a constant. Rows name their confirm function in `patterns/*.yaml`.
 
+mod code;
 mod css;
 mod events;
 mod html;
 mod javascript;
+mod jndi;
+mod ldap;
+mod nosql;
 mod path;
 mod scan;
+mod serialized;
 mod shell;
 mod sql;
+mod template;
+mod xml;
 
 use std::ops::Range;
 
@@ -42,20 +49,33 @@ pub fn named(name: &str) -> Option<Confirm> {
 
 /// Every confirm function by name, in alphabetical order.
 const TABLE: &[(&str, Confirm)] = &[
+    ("code_call", code::call),
+    ("code_php_script", code::php_script),
     ("html_attribute_breakout", html::attribute_breakout),
     ("html_live_tag", html::live_tag),
+    ("jndi_lookup", jndi::lookup),
     ("js_script_url", javascript::script_url),
     ("js_string_breakout", javascript::string_breakout),
     ("js_symbol_code", javascript::symbol_code),
     ("js_template_literal", javascript::template_literal),
     ("js_whole_expression", javascript::whole_expression),
+    ("ldap_filter", ldap::filter_breakout),
+    ("nosql_name", nosql::operator_name),
+    ("nosql_script", nosql::script),
+    ("nosql_value", nosql::operator_value),
     ("path_escapes_root", path::escapes_root),
     ("path_machine", path::machine_path),
     ("path_secret_file", path::secret_file),
+    ("php_object", serialized::php_object),
+    ("pickle", serialized::pickle),
     ("shell_call_with_command", shell::call_with_command),
     ("shell_separated_command", shell::separated_command),
     ("shell_whole_command", shell::whole_command),
     ("sql_fragment", sql::fragment),
+    ("template_expression", template::expression),
+    ("xml_doctype", xml::doctype),
+    ("xml_entity", xml::entity),
+    ("xml_inclusion", xml::inclusion),
 ];
 
 #[cfg(test)]

@@ -1,0 +1,373 @@
+//! Template expressions that an engine would evaluate: arithmetic nobody types, and walks through the engine's objects.
+
+use std::ops::Range;
+
+use crate::detect::confirm::Candidate;
+use crate::detect::confirm::scan::{at, find, has, is_blank, is_word, part, skip};
+
+/// Longest expression that is read.
+const BODY_MAX: usize = 768;
+/// Bytes of expressions read in one text, nested ones more than once; what lies beyond is left unread.
+const WORK_MAX: usize = 64 * 1024;
+/// Operands of an arithmetic probe.
+const OPERANDS_MAX: usize = 6;
+
+/// How an expression is opened and closed.
+struct Delimiter {
+    open: &'static [u8],
+    close: &'static [u8],
+    /// JavaScript and shells write it too: only what no program of theirs says convicts.
+    everyday: bool,
+}
+
+const DELIMITERS: &[Delimiter] = &[
+    Delimiter { open: b"{{", close: b"}}", everyday: false },
+    Delimiter { open: b"${{", close: b"}}", everyday: true },
+    Delimiter { open: b"${", close: b"}", everyday: true },
+    Delimiter { open: b"#{", close: b"}", everyday: true },
+    Delimiter { open: b"*{", close: b"}", everyday: false },
+    Delimiter { open: b"@{", close: b"}", everyday: true },
+    Delimiter { open: b"~{", close: b"}", everyday: true },
+    Delimiter { open: b"{$", close: b"}", everyday: true },
+    Delimiter { open: b"<%", close: b"%>", everyday: false },
+    Delimiter { open: b"{%", close: b"%}", everyday: false },
+    Delimiter { open: b"{#", close: b"}", everyday: true },
+    Delimiter { open: b"[[", close: b"]]", everyday: true },
+    Delimiter { open: b"@(", close: b")", everyday: true },
+    Delimiter { open: b"#set(", close: b")", everyday: false },
+    Delimiter { open: b"<#", close: b">", everyday: false },
+    Delimiter { open: b"{php}", close: b"{/php}", everyday: false },
+];
+
+/// Convicts an expression that computes or reaches for the engine.
+pub(super) fn expression(candidate: &Candidate<'_>) -> Option<Range<usize>> {
+    let bytes = candidate.text.as_bytes();
+    let (mut here, mut work) = (0, 0);
+    while work < WORK_MAX
+        && let Some(offset) = bytes.get(here..).and_then(|rest| rest.iter().position(|byte| is_opening(*byte)))
+    {
+        let open = here + offset;
+        here = open + 1;
+        let Some(delimiter) = DELIMITERS.iter().find(|known| has(bytes, open, known.open)) else { continue };
+        let start = open + delimiter.open.len();
+        let window = part(bytes, start, start + BODY_MAX);
+        let length = memchr::memmem::find(window, delimiter.close);
+        let body = part(window, 0, length.unwrap_or(window.len()));
+        let closed = length.is_some();
+        work += body.len();
+        let whole = closed
+            && open == skip(bytes, 0, 16, is_blank)
+            && bytes.trim_ascii_end().len() == start + body.len() + delimiter.close.len();
+        if (closed && is_arithmetic(body))
+            || reaches(body, delimiter.everyday)
+            || (whole && is_root(body))
+            || is_php(delimiter, body)
+        {
+            return Some(boundary(candidate.text, open)..boundary(candidate.text, start + body.len()));
+        }
+        // A body without an opening in it need not be read again.
+        here = start + body.iter().position(|byte| is_opening(*byte)).unwrap_or(body.len());
+    }
+    None
+}
+
+const fn is_opening(byte: u8) -> bool {
+    matches!(byte, b'{' | b'$' | b'#' | b'*' | b'@' | b'~' | b'<' | b'[')
+}
+
+fn boundary(text: &str, at: usize) -> usize {
+    text.floor_char_boundary(at)
+}
+
+/// `7*7`, `'7'*7`, `7 + 7 * 7`: literals and operators, with one operator that no date or range has.
+fn is_arithmetic(body: &[u8]) -> bool {
+    let mut here = skip(body, 0, 16, |byte| is_blank(byte) || matches!(byte, b'=' | b'-' | b'(' | b'@'));
+    let mut computes = false;
+    for operands in 0..OPERANDS_MAX {
+        let Some(end) = literal(body, here) else { return false };
+        here = skip(body, end, 16, |byte| is_blank(byte) || byte == b')');
+        let sign = at(body, here);
+        if here == body.len()
+            || (matches!(sign, b'|' | b'-' | b';') && part(body, here + 1, body.len()).trim_ascii().is_empty())
+        {
+            return computes && 0 < operands;
+        }
+        if !matches!(sign, b'*' | b'+' | b'/' | b'-' | b'%' | b'^') {
+            return false;
+        }
+        computes |= !matches!(sign, b'/' | b'-');
+        here = skip(body, here, 2, |byte| byte == sign);
+        here = skip(body, here, 16, |byte| is_blank(byte) || byte == b'(');
+    }
+    computes
+}
+
+/// The end of the number or string at `here`.
+fn literal(body: &[u8], here: usize) -> Option<usize> {
+    let first = at(body, here);
+    if first.is_ascii_digit() {
+        return Some(skip(body, here, 24, |byte| byte.is_ascii_digit() || byte == b'.'));
+    }
+    if matches!(first, b'\'' | b'"') {
+        return find(body, here + 1, first).map(|end| end + 1);
+    }
+    None
+}
+
+/// Parts of names that lead out of a template, in any engine.
+const GADGETS: &[&[u8]] = &[
+    b"__class__",
+    b"__mro__",
+    b"__base__",
+    b"__bases__",
+    b"__subclasses__",
+    b"__globals__",
+    b"__builtins__",
+    b"__import__",
+    b"__getitem__",
+    b"__init__",
+    b"__dict__",
+    b"\\x5f\\x5f",
+    b".mro(",
+    b"subclasses(",
+    b"getclass(",
+    b"forname(",
+    b"newinstance(",
+    b"getruntime",
+    b"processbuilder",
+    b"java.lang.",
+    b"java.util.",
+    b"java.io.",
+    b"javax.",
+    b"t(java",
+    b"t(org.",
+    b"?new(",
+    b"?api",
+    b"freemarker.",
+    b"getenv(",
+    b"_templatereference",
+    b"config.items",
+    b"config.iteritems",
+    b"config[",
+    b"config.from_",
+    b"|attr(",
+    b"|filter(",
+    b"_self.",
+    b"registerundefinedfilter",
+    b"getfilter(",
+    b"os.system",
+    b".popen(",
+    b"os.environ",
+    b"subprocess",
+    b"shell_exec(",
+    b"passthru(",
+    b"phpinfo(",
+    b"file_get_contents",
+    b"readfile(",
+    b"smarty.",
+    b"self.module",
+    b"self.template",
+    b"self.context",
+    b"self.attr",
+    b"self._",
+    b"lipsum.",
+    b"cycler.",
+    b"joiner.",
+    b"get_flashed_messages",
+    b"secret_key",
+    b"app.request",
+    b"#_memberaccess",
+    b"@java.",
+    b"constructor.constructor",
+    b"constructor(",
+    b"mainmodule",
+    b"child_process",
+    b"process.binding",
+    b"file.open",
+    b"file.read",
+    b"io.popen",
+    b"io.read",
+    b"dir.entries",
+    b"kernel.",
+    b"%x(",
+    b"linecache",
+    b"getmethod(",
+    b"classloader",
+    b"request.application",
+    b"request.environ",
+    b"request.__",
+    b"map('system",
+    b"map(\"system",
+    b"sort('system",
+    b"reduce('system",
+    b"map('exec",
+    b"map('passthru",
+    b"write_file(",
+    b"get_user_file",
+    b"fetch(\"/etc",
+    b"include('/etc",
+    b"include(\"/etc",
+    b"getobjectclass",
+    b"eval request",
+    b"execute request",
+    b"execute(request",
+    b"scriptengine",
+];
+
+/// Calls that run something; everyday scripts have methods of the same name.
+const CALLS: &[&[u8]] =
+    &[b"system(", b"exec(", b"eval(", b"popen(", b"spawn(", b"require(", b"include(", b"print(", b"sleep(", b"md5("];
+
+/// The bytes a gadget or call begins with.
+static FIRST: [bool; 256] = first_bytes();
+
+const fn first_bytes() -> [bool; 256] {
+    let mut first = [false; 256];
+    let (mut table, mut index) = (GADGETS, 0);
+    while index < table.len() {
+        if let [byte, ..] = table[index] {
+            first[*byte as usize] = true;
+        }
+        index += 1;
+        if index == table.len() && table.len() == GADGETS.len() {
+            (table, index) = (CALLS, 0);
+        }
+    }
+    first
+}
+
+/// The body names a gadget, runs a call, or calls a method of a literal.
+fn reaches(body: &[u8], everyday: bool) -> bool {
+    let mut here = 0;
+    while here < body.len() {
+        let byte = at(body, here).to_ascii_lowercase();
+        if !FIRST.get(usize::from(byte)).is_some_and(|first| *first) {
+            here += 1;
+            continue;
+        }
+        let fits = |known: &&&[u8]| known.first() == Some(&byte) && has_loose(body, here, known);
+        if GADGETS.iter().any(|known| fits(&known)) {
+            return true;
+        }
+        let before = here.checked_sub(1).map_or(0, |index| at(body, index));
+        if !everyday && !is_word(before) && before != b'.' && CALLS.iter().any(|known| fits(&known)) {
+            return true;
+        }
+        here += 1;
+    }
+    let start = skip(body, 0, 16, |byte| is_blank(byte) || byte == b'=');
+    let after = literal(body, start).filter(|_| !at(body, start).is_ascii_digit());
+    let call = after.filter(|end| at(body, *end) == b'.').map(|end| skip(body, end + 1, 48, is_word));
+    call.is_some_and(|end| at(body, end) == b'(') || (!everyday && is_shell(body, start))
+}
+
+/// The word with blanks allowed before its last parenthesis.
+fn has_loose(body: &[u8], here: usize, known: &[u8]) -> bool {
+    if has(body, here, known) {
+        return true;
+    }
+    let Some((b'(', name)) = known.split_last() else { return false };
+    let end = here + name.len();
+    has(body, here, name) && is_blank(at(body, end)) && at(body, skip(body, end, 4, is_blank)) == b'('
+}
+
+/// A command between backticks is all there is.
+fn is_shell(body: &[u8], start: usize) -> bool {
+    at(body, start) == b'`' && find(body, start + 1, b'`').is_some()
+}
+
+/// An engine's root object, alone.
+fn is_root(body: &[u8]) -> bool {
+    let name = body.trim_ascii();
+    [&b"self"[..], b"_self", b"request", b"config", b"_context", b"dump(app)", b"debug", b"settings"]
+        .iter()
+        .any(|root| name.eq_ignore_ascii_case(root))
+}
+
+/// `{${sleep(4)}}`, `${@print(4)}`, `{php}…{/php}`: PHP runs a call inside a string.
+fn is_php(delimiter: &Delimiter, body: &[u8]) -> bool {
+    if delimiter.open == b"{php}" {
+        return !body.is_empty();
+    }
+    let nested = delimiter.open == b"{$" && at(body, 0) == b'{';
+    let silenced = delimiter.open == b"${" && at(body, 0) == b'@';
+    let name = usize::from(nested || silenced);
+    let end = skip(body, name, 48, |byte| is_word(byte) || byte == b'@');
+    (nested || silenced) && name < end && at(body, end) == b'('
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::detect::confirm::testing;
+
+    fn convicts(text: &str) -> bool {
+        expression(&testing::query(text)).is_some()
+    }
+
+    #[test]
+    fn what_an_engine_would_evaluate_is_found() {
+        for text in [
+            "{{8*8}}",
+            "a{{ 8 * '8' }}b",
+            "${8*8}",
+            "#{ 8*8 }",
+            "<%= 8 * 8 %>",
+            "*{8+8}",
+            "@(8*8)",
+            "{{''.__class__}}",
+            "{{ request | attr('x') }}{{request|attr('x')}}",
+            "${T(java.lang.Runtime).getRuntime().exec('x')}",
+            "${\"freemarker.template.utility.Execute\"?new()(\"x\")}",
+            "<#assign x=\"freemarker.template.utility.Execute\"?new()>",
+            "{% for a in config.items() %}{% endfor %}",
+            "{{self}}",
+            "{{'a'.toUpperCase()}}",
+            "${self.module.cache.util.os.system('x')}",
+            "{$smarty.version}",
+            "{php}echo 4;{/php}",
+            "{${sleep(4)}}",
+            "${@print(4)}",
+            "<%= `x` %>",
+            "<%= system('x') %>",
+            "#set($x=8*8)#set($e='')${e.getClass().forName('x')}",
+            "{{['x']|filter('system')}}",
+        ] {
+            assert!(convicts(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn templates_people_send_are_left_alone() {
+        for text in [
+            "Dear {{name}}, your order {{ order.id }} is ready",
+            "{{#if paid}}Thank you{{/if}}",
+            "{{ price | currency }} {{ 'KEY' | translate }}",
+            "`${first} ${last}`",
+            "`${a + b} of ${items.length}`",
+            "${HOME}/bin:${PATH}",
+            "<%= user.name %>",
+            "{% if user %}hello{% endif %}",
+            "menu={{ items }} onClick={(e) => e.preventDefault()}",
+            "{{2024-01-01}} {{1/2}}",
+            "color: #{$main}; @media (min-width: 4px)",
+            "HTML#{\"COLOR\":\"#2A1100\"}",
+            "{% $N|string_format:\"%d\" %}",
+            "conda run {{[-n|--name]}} {{environment_name}}",
+            "[[wiki link]] and [[4]]",
+            "${{ github.event.number }}",
+            "${project.version}",
+        ] {
+            assert!(!convicts(text), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "[{}$#<%@(\\[\\]'\"=*a7 é.|)>]{0,80}") {
+            prop_assert!(expression(&testing::query(&text)).is_none_or(|range| text.get(range).is_some()));
+        }
+    }
+}
