@@ -28,7 +28,7 @@ pub fn now() -> Timestamp {
 /// A monotonic moment, for measuring.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the door")]
-pub fn tick() -> Instant {
+pub fn instant() -> Instant {
     Instant::now()
 }
 
@@ -48,7 +48,7 @@ impl Budget {
 
 impl Meter for Budget {
     fn is_spent(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= tick())
+        self.deadline.is_some_and(|deadline| deadline <= instant())
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_spent_at_its_end_and_not_before() {
-        let start = tick();
+        let start = instant();
         assert!(!Budget::new(start, Duration::from_secs(3600)).is_spent());
         assert!(Budget::new(start, Duration::ZERO).is_spent());
         assert!(!Budget::new(start, Duration::MAX).is_spent(), "no deadline can be computed, so there is none");

@@ -19,9 +19,9 @@ use crate::grpc::frame::{self, FrameError, Unary};
 use crate::grpc::read;
 use crate::grpc::write::{self, Writer};
 use crate::live::{Live, Reader, Snapshot};
-use crate::request::client::{Proxies, identify};
 use crate::state::State;
 use crate::telemetry::Recorder;
+use crate::telemetry::lines::Lines;
 
 /// The full path of the method.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -42,6 +42,7 @@ pub struct Authz<S> {
 struct Prepared {
     snapshot: Arc<Snapshot>,
     writer: Writer,
+    lines: Lines,
     detection: Duration,
     message_bytes_max: u32,
 }
@@ -51,6 +52,7 @@ impl Prepared {
         let config = &snapshot.config;
         Rc::new(Self {
             writer: Writer::new(snapshot.version, config.telemetry.metadata),
+            lines: Lines::new(config),
             detection: Duration::try_from_secs_f64(config.security.detection_max_scan_seconds).unwrap_or(Duration::MAX),
             message_bytes_max: config.limits.max_message_bytes,
             snapshot: Arc::clone(snapshot),
@@ -107,7 +109,7 @@ impl<S: State> Authz<S> {
     }
 
     async fn decide(&self, prepared: &Prepared, message: &[u8]) -> Bytes {
-        let start = clock::tick();
+        let start = clock::instant();
         let request = match read::read(message) {
             Ok(request) => request,
             Err(error) => {
@@ -118,9 +120,9 @@ impl<S: State> Authz<S> {
         let policy = &prepared.snapshot.policy;
         let budget = Budget::new(start, prepared.detection);
         let decision = engine::decide(policy, &*self.state, &request, clock::now(), &budget).await;
-        let client = identify(&Proxies::default(), &request).client;
+        let client = policy.client(&request);
         let answer = prepared.writer.write(&request, &decision, client);
-        self.recorder.decided(&request, &decision, client, start);
+        self.recorder.decided(&prepared.lines, &request, &decision, (client, start.elapsed()));
         answer
     }
 

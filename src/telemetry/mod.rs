@@ -1,17 +1,31 @@
 //! What the service says about itself: counts, measures, log lines. Never slows a request down: counting is one store
 //! to memory of the own thread, and a line that finds its queue full is dropped and counted.
 
+pub mod lines;
 pub mod metrics;
+pub mod queue;
+pub mod redact;
 
 use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::clock;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::Config;
+use crate::config::values::LogFormat;
 use crate::model::addr::Client;
 use crate::model::decision::{Decision, Origin, Verdict};
 use crate::request::Request;
+use crate::telemetry::lines::{Lines, Subject};
 use crate::telemetry::metrics::{Metrics, Outcome, Shard};
+use crate::telemetry::queue::{Queue, sinks};
 
 /// One worker thread's way to report. Belongs to one thread.
 #[derive(Debug)]
@@ -26,9 +40,9 @@ impl Recorder {
         Self { shard: metrics.shard() }
     }
 
-    /// Reports a decision that took from `start` until now.
-    pub fn decided(&self, _request: &Request<'_>, decision: &Decision<'_>, _client: Client<'_>, start: Instant) {
-        let took: Duration = clock::tick().saturating_duration_since(start);
+    /// Reports a decision that took this long.
+    pub fn decided(&self, lines: &Lines, request: &Request<'_>, decision: &Decision<'_>, by: (Client<'_>, Duration)) {
+        let (client, took) = by;
         let (outcome, origin) = outcome(decision);
         self.shard.decided(outcome, origin, took);
         for fact in &decision.facts {
@@ -37,6 +51,16 @@ impl Recorder {
         for category in decision.detection.iter().flat_map(|detection| &detection.categories) {
             self.shard.threat(*category);
         }
+        if let Some(level) = lines.level(outcome, origin) {
+            let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            lines.write(level, &Subject { request, decision, client, outcome, origin, us });
+        }
+    }
+
+    /// The counts of this thread, for whoever measures inside a decision.
+    #[must_use]
+    pub fn shard(&self) -> &Shard {
+        &self.shard
     }
 
     /// Reports a question that could not be read.
@@ -63,4 +87,44 @@ fn outcome(decision: &Decision<'_>) -> (Outcome, Option<Origin>) {
         }
         Verdict::Allow => (Outcome::Allow, None),
     }
+}
+
+/// Turns logging on for the process: format, filter, queue and sinks of the configuration. To be called once; the
+/// queue that it returns is flushed at the end of the process. The levels of decision lines are not fixed here.
+pub fn start_logging(config: &Config) -> io::Result<Queue> {
+    let file = config.security.custom_log_file.as_deref().map(|path| (path, open(path)));
+    let (file, failure) = match file {
+        Some((_, Ok(file))) => (Some(file), None),
+        Some((path, Err(error))) => (None, Some((path, error))),
+        None => (None, None),
+    };
+    let queue = Queue::new(usize::try_from(config.telemetry.queue).unwrap_or(usize::MAX), sinks(file))?;
+    let filter = EnvFilter::try_new(&config.telemetry.log_filter).map_err(io::Error::other)?;
+    let layer = tracing_subscriber::fmt::layer().with_writer(queue.clone()).with_ansi(false);
+    let started = match config.security.log_format {
+        LogFormat::Text => registry().with(filter).with(layer).try_init(),
+        LogFormat::Json => registry().with(filter).with(layer.json().flatten_event(true)).try_init(),
+    };
+    started.map_err(io::Error::other)?;
+    if let Some((path, error)) = failure {
+        tracing::warn!(path = %path.display(), %error, "security.custom_log_file cannot be written");
+    }
+    Ok(queue)
+}
+
+/// Opens a log file for appending; folders on the way are made.
+fn open(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder)?;
+    }
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// Panics become one log line with their place. What they say may quote a request and stays out.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        tracing::error!(place, thread, "panic");
+    }));
 }
