@@ -21,6 +21,17 @@ pub struct Snapshot {
     pub version: u64,
     /// SHA-256 of the configuration without its secrets, in hexadecimal.
     pub hash: String,
+    /// What the user should know about the configuration, and which settings do nothing.
+    pub notices: Notices,
+}
+
+/// Remarks on a configuration that stop nothing.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Notices {
+    /// Settings that do less, or something else, than one may think.
+    pub warnings: Vec<String>,
+    /// Settings that do nothing in this build.
+    pub inactive: Vec<String>,
 }
 
 /// How the latest attempt to replace the snapshot ended.

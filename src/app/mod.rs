@@ -1,5 +1,6 @@
 //! Assembly: the one room that knows every room. Commands, and how the service is put together.
 
+pub mod build;
 pub mod curl;
 pub mod input;
 pub mod serve;
@@ -10,10 +11,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::app::build::build;
 use crate::app::serve::ServeError;
+use crate::config::{self, Sources, report};
 
 /// Exit code of a configuration or command line that cannot be used (`EX_USAGE`).
 const USAGE: u8 = 64;
+/// Names the configuration file; it is no setting, though it begins like one.
+const CONFIG_VARIABLE: &str = "ENVOY_GUARD_CONFIG";
 
 /// What the command line may say.
 #[derive(Debug, Parser)]
@@ -25,10 +30,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Decide for Envoy until told to stop.
+    /// Decide for Envoy until told to stop; SIGHUP loads the configuration again.
     Serve(Source),
     /// Load and compile a configuration, and report what is wrong or has no effect.
-    CheckConfig(Source),
+    CheckConfig {
+        #[command(flatten)]
+        source: Source,
+        /// One JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the JSON Schema of the configuration.
     Schema,
     /// Print the version.
@@ -39,11 +50,27 @@ enum Command {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Source {
     /// YAML, TOML or JSON file.
-    #[arg(long, short, env = "ENVOY_GUARD_CONFIG", value_name = "FILE")]
+    #[arg(long, short, env = CONFIG_VARIABLE, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// One setting, such as `security.passive_mode=true`. Wins over file and environment; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub settings: Vec<String>,
+    /// One setting, such as `security.passive_mode=true`. Wins over file and variables; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a setting looks like KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+impl From<Source> for Sources {
+    /// The sources of this process: its file, its variables, its flags.
+    fn from(source: Source) -> Self {
+        let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value)));
+        // A value that is no text stays visible as such: a setting must not vanish.
+        let env = env.map(|(key, value)| (key, value.to_string_lossy().into_owned()));
+        let env = env.filter(|(key, _)| key != CONFIG_VARIABLE);
+        Self { file: source.config, env: env.collect(), overrides: source.settings }
+    }
 }
 
 /// Runs the command that the process was started with.
@@ -54,36 +81,56 @@ pub fn run() -> ExitCode {
         Err(error) => {
             let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
             // With the standard streams closed there is nobody left to tell.
-            drop(error.print());
+            error.print().unwrap_or_default();
             return code;
         }
     };
     match cli.command {
-        Command::Serve(source) => finish(serve::serve(&source)),
-        Command::CheckConfig(source) => finish(serve::load(&source).map(drop)),
-        Command::Schema => print(&schema()),
-        Command::Version => print(env!("CARGO_PKG_VERSION")),
+        Command::Serve(source) => finish(serve::serve(source.into())),
+        Command::CheckConfig { source, json } => check_config(&source.into(), json),
+        Command::Schema => print(&format!("{:#}\n", config::schema())),
+        Command::Version => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
     }
 }
 
 fn finish(result: Result<(), ServeError>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    drop(writeln!(std::io::stderr(), "envoy-guard: {error}"));
+    complain(&error.to_string());
     match error {
         ServeError::Config(_) => ExitCode::from(USAGE),
         _ => ExitCode::FAILURE,
     }
 }
 
-fn schema() -> String {
-    let schema = schemars::schema_for!(crate::config::Config);
-    serde_json::to_string_pretty(&schema).unwrap_or_default()
+/// Reports on a configuration; what only compiling it shows is an error here too.
+fn check_config(sources: &Sources, json: bool) -> ExitCode {
+    let (text, code) = if json { report::check_json(sources) } else { report::check(sources) };
+    if code != report::GOOD {
+        print(&text);
+        return ExitCode::from(USAGE);
+    }
+    match build(sources, None) {
+        Ok(_) => print(&text),
+        Err(refusal) => {
+            if json {
+                print(&format!("{:#}\n", serde_json::json!({"valid": false, "errors": refusal.0})));
+            } else {
+                print(&format!("{refusal}\n"));
+            }
+            ExitCode::from(USAGE)
+        }
+    }
 }
 
 fn print(text: &str) -> ExitCode {
     // A closed pipe (`| head`) is no failure of ours, but no success either.
-    match writeln!(std::io::stdout(), "{text}") {
+    match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+fn complain(text: &str) {
+    // With standard error closed the exit code has to say it all.
+    writeln!(std::io::stderr(), "envoy-guard: {text}").unwrap_or_default();
 }

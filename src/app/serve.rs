@@ -3,38 +3,46 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::app::Source;
-use crate::config::Config;
-use crate::detect::Detector;
-use crate::engine::policy::{Feeds, Policy};
+use crate::app::build::{Refusal, build};
+use crate::clock;
+use crate::config::Sources;
+use crate::config::report::redacted_json;
 use crate::grpc::DESCRIPTORS;
 use crate::grpc::authz::{self, Authz};
 use crate::live::{Live, Snapshot};
+use crate::server::admin::{self, Report};
 use crate::server::listen::{ListenError, Listeners};
 use crate::server::service::Services;
 use crate::server::worker::{Limits, Worker};
 use crate::state::Backend;
 use crate::state::memory::Memory;
-use crate::telemetry::Recorder;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Sample};
+use crate::telemetry::queue::Queue;
+use crate::telemetry::{Recorder, report_panics, start_logging};
 
 /// Why the service cannot run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// The configuration cannot be used.
-    #[error("{0}")]
-    Config(String),
+    #[error(transparent)]
+    Config(#[from] Refusal),
     /// A listener cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The admin port cannot be opened.
+    #[error("admin.address: cannot listen on {0}: {1}")]
+    Admin(std::net::SocketAddr, #[source] io::Error),
     /// The process lacks something.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
@@ -43,49 +51,64 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Loads and compiles the configuration.
-pub fn load(source: &Source) -> Result<Snapshot, ServeError> {
-    let config = match &source.config {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ServeError::Config(format!("{}: {error}", path.display())))?;
-            serde_saphyr::from_str(&text).map_err(|error| ServeError::Config(format!("{}: {error}", path.display())))?
-        }
-        None => Config::default(),
-    };
-    snapshot(config, 1)
-}
-
-fn snapshot(config: Config, version: u64) -> Result<Snapshot, ServeError> {
-    let refused = |errors: Vec<String>| ServeError::Config(errors.join("\n"));
-    let detector = Detector::compile(&config.security, &config.detection)
-        .map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
-    let policy = Policy::compile(&config, &Feeds::default(), Arc::new(detector))
-        .map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
-    Ok(Snapshot { policy, config: Arc::new(config), version, hash: String::new() })
-}
-
-/// Serves until SIGTERM or SIGINT.
-pub fn serve(source: &Source) -> Result<(), ServeError> {
-    let live = Live::new(load(source)?);
+/// Serves until SIGTERM or SIGINT. SIGHUP loads the configuration again.
+pub fn serve(sources: Sources) -> Result<(), ServeError> {
+    let snapshot = build(&sources, None)?;
+    let log = start_logging(&snapshot.config)?;
+    report_panics();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(live))
+    let served = runtime.block_on(run(sources, snapshot, &log));
+    log.flush();
+    served
 }
 
-async fn run(live: Arc<Live>) -> Result<(), ServeError> {
-    let snapshot = live.snapshot();
-    let config = &snapshot.config;
+/// The parts that outlive one snapshot.
+struct House {
+    live: Arc<Live>,
+    state: Arc<Backend>,
+    draining: AtomicBool,
+}
+
+async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), ServeError> {
+    let memory = Memory::new(usize::try_from(snapshot.config.limits.memory_clients).unwrap_or(usize::MAX));
+    let live = Live::new(snapshot);
+    let house = Arc::new(House {
+        live: Arc::clone(&live),
+        state: Arc::new(Backend::Memory(memory)),
+        draining: AtomicBool::new(false),
+    });
+    let first = live.snapshot();
+    let config = &first.config;
+    remark(&first);
+
     let listeners = Listeners::open(&config.listeners).await?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
     let (health, routes) = common_services().await?;
     let (stop, stopped) = watch::channel(false);
-    let workers = start_workers(&live, &metrics, &routes, &stopped)?;
-    tracing::info!(address = ?listeners.tcp_address(), workers = workers.len(), "ready");
-
-    let accept = listeners.accept(&workers, config.limits.max_connections as usize, stopped);
+    let (end, ended) = watch::channel(false);
+    let admin = match config.admin.address {
+        Some(address) => Some(open_admin(address).await?),
+        None => None,
+    };
+    let admin = admin.map(|listener| {
+        let pages = admin::pages(Arc::clone(&house), Arc::clone(&metrics));
+        tokio::spawn(admin::serve(listener, pages, ended))
+    });
+    let workers = start_workers(&house, &metrics, &routes, &stopped)?;
+    count_house(&metrics, &house, log);
+    tracing::info!(
+        grpc = listeners.tcp_address().map(tracing::field::display),
+        unix = config.listeners.unix.as_ref().map(|path| tracing::field::display(path.display())),
+        workers = workers.len(),
+        config = first.hash,
+        "ready"
+    );
+    let connections_max = usize::try_from(config.limits.max_connections).unwrap_or(usize::MAX);
+    let accept = listeners.accept(&workers, connections_max, stopped);
     let stop = async {
-        let signal = stop_signal().await;
-        tracing::info!(signal = signal?, "stopping");
+        let signal = wait_for_stop(&sources, &live).await?;
+        tracing::info!(signal, "stopping");
+        house.draining.store(true, Ordering::Relaxed);
         health.set_service_status("", ServingStatus::NotServing).await;
         health.set_service_status(authz::SERVICE, ServingStatus::NotServing).await;
         stop.send_replace(true);
@@ -93,10 +116,21 @@ async fn run(live: Arc<Live>) -> Result<(), ServeError> {
     };
     let ((), stopped) = tokio::join!(accept, stop);
     stopped?;
-    for worker in workers {
-        worker.join();
+    // The admin port still answers while the workers drain.
+    let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(Worker::join)).await;
+    end.send_replace(true);
+    if let Some(admin) = admin {
+        admin.await.map_err(io::Error::other)?;
     }
-    Ok(())
+    tracing::info!("stopped");
+    drained.map_err(|error| ServeError::Io(io::Error::other(error)))
+}
+
+async fn open_admin(address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "the admin port can be reached from outside this machine");
+    }
+    TcpListener::bind(address).await.map_err(|error| ServeError::Admin(address, error))
 }
 
 /// Health and reflection, and the reporter that changes health.
@@ -108,40 +142,149 @@ async fn common_services() -> Result<(HealthReporter, Routes), ServeError> {
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(authz::SERVICE)
+        .with_service_name("grpc.health.v1.Health")
         .build_v1()?;
     Ok((health, Routes::new(service).add_service(reflection).prepare()))
 }
 
 fn start_workers(
-    live: &Arc<Live>,
+    house: &Arc<House>,
     metrics: &Metrics,
     routes: &Routes,
     stop: &watch::Receiver<bool>,
 ) -> io::Result<Vec<Worker>> {
-    let snapshot = live.snapshot();
+    let snapshot = house.live.snapshot();
     let config = &snapshot.config;
     let count = match config.listeners.workers {
         0 => std::thread::available_parallelism()?.get(),
         workers => usize::from(workers),
     };
-    let state = Arc::new(Backend::Memory(Memory::new(config.limits.memory_clients as usize)));
     (0..count)
         .map(|index| {
-            let (live, routes, state) = (Arc::clone(live), routes.clone(), Arc::clone(&state));
-            let recorder = Recorder::new(metrics);
+            let (house, routes, recorder) = (Arc::clone(house), routes.clone(), Recorder::new(metrics));
             Worker::spawn(index, Limits::from(&config.limits), stop.clone(), move || {
-                let services = Rc::new(Services { authz: Authz::new(&live, state, recorder), others: routes });
+                let authz = Authz::new(&house.live, Arc::clone(&house.state), recorder);
+                let services = Rc::new(Services { authz, others: routes });
                 move |call| Rc::clone(&services).call(call)
             })
         })
         .collect()
 }
 
-async fn stop_signal() -> io::Result<&'static str> {
+/// Waits for a signal to stop; takes every SIGHUP on the way as a request to load the configuration again.
+async fn wait_for_stop(sources: &Sources, live: &Arc<Live>) -> io::Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+    let mut reload = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok("SIGTERM"),
+            _ = interrupt.recv() => return Ok("SIGINT"),
+            _ = reload.recv() => load_again(sources, live).await,
+        }
+    }
+}
+
+/// Replaces the snapshot, or keeps the old one and says why.
+async fn load_again(sources: &Sources, live: &Arc<Live>) {
+    let (sources, old) = (sources.clone(), live.snapshot());
+    let previous = Arc::clone(&old);
+    let built = tokio::task::spawn_blocking(move || build(&sources, Some(&previous))).await;
+    let attempt = match built {
+        Ok(built) => built.map_err(|refusal| refusal.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match &attempt {
+        Ok(new) => {
+            tracing::info!(version = new.version, config = new.hash, "configuration loaded");
+            remark(new);
+            let needs_restart = new.config.listeners != old.config.listeners || new.config.admin != old.config.admin;
+            if needs_restart {
+                tracing::warn!("changes to listeners and admin take effect with the next start");
+            }
+        }
+        Err(errors) => tracing::error!(errors, "the configuration was not loaded, the old one stays"),
+    }
+    live.replace(attempt, clock::now());
+}
+
+fn remark(snapshot: &Snapshot) {
+    for warning in &snapshot.notices.warnings {
+        tracing::warn!("{warning}");
+    }
+    for inactive in &snapshot.notices.inactive {
+        tracing::warn!("not active: {inactive}");
+    }
+}
+
+impl Report for House {
+    fn readiness(&self) -> (bool, Value) {
+        let (snapshot, draining) = (self.live.snapshot(), self.draining.load(Ordering::Relaxed));
+        let details = json!({
+            "ready": !draining,
+            "draining": draining,
+            "version": snapshot.version,
+            "hash": snapshot.hash,
+            "reload": *self.live.status(),
+        });
+        (!draining, details)
+    }
+
+    fn config(&self) -> Value {
+        let snapshot = self.live.snapshot();
+        json!({
+            "version": snapshot.version,
+            "hash": snapshot.hash,
+            "warnings": snapshot.notices.warnings,
+            "inactive": snapshot.notices.inactive,
+            "config": redacted_json(&snapshot.config),
+        })
+    }
+}
+
+/// Numbers that are read when they are asked for.
+fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
+    let (house, log) = (Arc::clone(house), log.clone());
+    metrics.source(move || {
+        let plain = |name, help, is_counter, value| Sample { name, help, is_counter, label: None, value };
+        let status = house.live.status();
+        let snapshot = house.live.snapshot();
+        let reload = |result: &str, value| Sample {
+            name: "reloads",
+            help: "Attempts to load the configuration again",
+            is_counter: true,
+            label: Some(("result", result.to_owned())),
+            value,
+        };
+        let mut samples = vec![
+            plain("log_lines_dropped", "Log lines that found the queue full", true, log.dropped()),
+            plain("policy_version", "Snapshots of this process so far", false, snapshot.version),
+            Sample {
+                name: "config_info",
+                help: "The configuration in force",
+                is_counter: false,
+                label: Some(("hash", snapshot.hash.clone())),
+                value: 1,
+            },
+            reload("success", status.succeeded),
+            reload("failure", status.failed),
+        ];
+        let family = |name: &str| Some(("family", name.to_owned()));
+        let sizes = house.state.sizes().families();
+        samples.extend(sizes.iter().map(|(name, size)| Sample {
+            name: "state_entries",
+            help: "Entries of the state held in this process",
+            is_counter: false,
+            label: family(name),
+            value: size.used as u64,
+        }));
+        samples.extend(sizes.iter().map(|(name, size)| Sample {
+            name: "state_evicted",
+            help: "Entries that had to go before their time",
+            is_counter: true,
+            label: family(name),
+            value: size.evicted,
+        }));
+        samples
+    });
 }

@@ -7,21 +7,24 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request as HttpRequest, Response};
 use http_body::Body;
 
 use crate::clock::{self, Budget};
-use crate::engine;
+use crate::engine::trace::{Outcome, Trace};
+use crate::engine::{self, Asked};
 use crate::grpc::frame::{self, FrameError, Unary};
 use crate::grpc::read;
 use crate::grpc::write::{self, Writer};
 use crate::live::{Live, Reader, Snapshot};
+use crate::model::check::Check;
 use crate::state::State;
 use crate::telemetry::Recorder;
 use crate::telemetry::lines::Lines;
+use crate::telemetry::metrics::Shard;
 
 /// The full path of the method.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -119,7 +122,9 @@ impl<S: State> Authz<S> {
         };
         let policy = &prepared.snapshot.policy;
         let budget = Budget::new(start, prepared.detection);
-        let decision = engine::decide(policy, &*self.state, &request, clock::now(), &budget).await;
+        let asked = Asked { request: &request, now: clock::now(), meter: &budget };
+        let mut times = Times::of(self.recorder.shard());
+        let decision = engine::decide_traced(policy, &*self.state, asked, &mut times).await;
         let client = policy.client(&request);
         let answer = prepared.writer.write(&request, &decision, client);
         self.recorder.decided(&prepared.lines, &request, &decision, (client, start.elapsed()));
@@ -135,5 +140,34 @@ impl<S: State> Authz<S> {
             *prepared = Prepared::new(current);
         }
         Rc::clone(&prepared)
+    }
+}
+
+/// Measures the checks of a sampled request.
+struct Times<'a> {
+    shard: &'a Shard,
+    /// When the running check began; `None` when this request is not measured.
+    began: Option<Instant>,
+}
+
+impl<'a> Times<'a> {
+    fn of(shard: &'a Shard) -> Self {
+        Self { shard, began: shard.samples().then(clock::instant) }
+    }
+}
+
+impl Trace for Times<'_> {
+    #[inline]
+    fn begin(&mut self, _: Check) {
+        if let Some(began) = &mut self.began {
+            *began = clock::instant();
+        }
+    }
+
+    #[inline]
+    fn end(&mut self, check: Check, outcome: Outcome<'_>) {
+        if let (Some(began), false) = (self.began, matches!(outcome, Outcome::Skipped(_))) {
+            self.shard.checked(check, began.elapsed());
+        }
     }
 }

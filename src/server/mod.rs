@@ -5,6 +5,7 @@
 //! every connection to the worker that has the fewest, and a connection stays with its worker: no work stealing, no
 //! shared reference counts on the request path.
 
+pub mod admin;
 pub mod listen;
 pub mod service;
 pub mod worker;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -50,9 +50,12 @@ impl Outcome {
     }
 }
 
-/// Upper bounds of the latency histogram, in microseconds.
-const BOUNDS_US: [u64; 15] =
-    [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
+/// Upper bounds of the histograms, in microseconds.
+const BOUNDS_US: [u64; 17] =
+    [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
+
+/// One request in so many has the time of its checks measured: reading the clock costs more than most checks.
+pub const SAMPLE_EVERY: u32 = 16;
 
 /// A number that one thread changes and others read.
 #[derive(Debug, Default)]
@@ -76,8 +79,28 @@ pub struct Shard {
     decisions: Vec<[Count; 4]>,
     events: Vec<Count>,
     threats: Vec<Count>,
-    latency: [Count; BOUNDS_US.len() + 1],
-    latency_ns: Count,
+    latency: Histogram,
+    /// By check.
+    checks: Vec<Histogram>,
+    /// Requests seen by [`Shard::samples`].
+    seen: Count,
+}
+
+/// Durations by size.
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [Count; BOUNDS_US.len() + 1],
+    total_ns: Count,
+}
+
+impl Histogram {
+    fn add(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.buckets.get(BOUNDS_US.partition_point(|bound| bound.saturating_mul(1000) < ns)) {
+            bucket.add(1);
+        }
+        self.total_ns.add(ns);
+    }
 }
 
 impl Default for Shard {
@@ -87,8 +110,9 @@ impl Default for Shard {
             decisions: std::iter::repeat_with(Default::default).take(origins().count()).collect(),
             events: counts(EventType::ALL.len()),
             threats: counts(Category::COUNT),
-            latency: Default::default(),
-            latency_ns: Count::default(),
+            latency: Histogram::default(),
+            checks: Check::ALL.iter().map(|_| Histogram::default()).collect(),
+            seen: Count::default(),
         }
     }
 }
@@ -97,11 +121,20 @@ impl Shard {
     /// Counts a decision and the time it took.
     pub fn decided(&self, outcome: Outcome, origin: Option<Origin>, took: Duration) {
         self.count(outcome, origin);
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        if let Some(bucket) = self.latency.get(BOUNDS_US.partition_point(|bound| *bound < us)) {
-            bucket.add(1);
+        self.latency.add(took);
+    }
+
+    /// True for one request in [`SAMPLE_EVERY`]: the one whose checks are to be measured.
+    pub fn samples(&self) -> bool {
+        self.seen.add(1);
+        self.seen.get() % u64::from(SAMPLE_EVERY) == 1
+    }
+
+    /// Notes how long a check of a sampled request took.
+    pub fn checked(&self, check: Check, took: Duration) {
+        if let Some(histogram) = self.checks.get(check as usize) {
+            histogram.add(took);
         }
-        self.latency_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Counts a decision that took no time worth measuring.
@@ -256,6 +289,7 @@ impl Collector for Table {
                 .map(|category| (category.name(), sum(&|shard| shard.threats.get(category.index()).map(Count::get)))),
         )?;
         latency(&mut encoder, &sum)?;
+        checks(&mut encoder, &sum)?;
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let samples: Vec<Sample> = sources.iter().flat_map(|source| source()).collect();
         drop(sources);
@@ -301,17 +335,33 @@ fn named(
 }
 
 fn latency(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
-    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
-    let buckets: Vec<(f64, u64)> = bounds
-        .enumerate()
-        .map(|(index, bound)| (bound, sum(&|shard| shard.latency.get(index).map(Count::get))))
-        .collect();
-    let count = buckets.iter().map(|(_, count)| count).sum();
-    let seconds = sum(&|shard| Some(shard.latency_ns.get())) as f64 / 1e9;
     let help = "Time from a whole question to its answer";
-    encoder
-        .encode_descriptor("decision_seconds", help, None, MetricType::Histogram)?
-        .encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+    let family = encoder.encode_descriptor("decision_seconds", help, None, MetricType::Histogram)?;
+    histogram(family, sum, &|shard| Some(&shard.latency))
+}
+
+fn checks(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
+    let help = "Time of each check, of one request in 16; suspicious_activity is detection";
+    let mut family = encoder.encode_descriptor("check_seconds", help, None, MetricType::Histogram)?;
+    for check in Check::ALL {
+        let labels = [("check", check.name())];
+        let encoder = family.encode_family(&labels)?;
+        histogram(encoder, sum, &|shard| shard.checks.get(*check as usize))?;
+    }
+    Ok(())
+}
+
+fn histogram(
+    mut encoder: MetricEncoder<'_>,
+    sum: &Sum<'_>,
+    pick: &dyn Fn(&Shard) -> Option<&Histogram>,
+) -> fmt::Result {
+    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+    let bucket = |index: usize| sum(&|shard| pick(shard)?.buckets.get(index).map(Count::get));
+    let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(index, bound)| (bound, bucket(index))).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    let seconds = sum(&|shard| Some(pick(shard)?.total_ns.get())) as f64 / 1e9;
+    encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
 }
 
 /// Samples of one name.
@@ -329,4 +379,68 @@ fn foreign(encoder: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn value(text: &str, series: &str) -> Option<f64> {
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    #[test]
+    fn shards_add_up_under_the_labels_of_the_enums() {
+        let metrics = Metrics::new("1.2.3");
+        let (one, two) = (metrics.shard(), metrics.shard());
+        let check = Some(Origin::Check(Check::RateLimit));
+        one.decided(Outcome::Allow, None, Duration::from_micros(10));
+        two.decided(Outcome::Allow, None, Duration::from_micros(11));
+        two.decided(Outcome::Deny, check, Duration::from_secs(5));
+        one.count(Outcome::Fail, Some(Origin::Internal));
+        one.event(EventType::RateLimited);
+        two.threat(Category::SQLI);
+        one.checked(Check::SuspiciousActivity, Duration::from_nanos(900));
+        metrics.source(|| {
+            let label = |value: &str| Some(("family", value.to_owned()));
+            let sample = Sample { name: "state", help: "Entries", is_counter: false, label: label("bans"), value: 7 };
+            vec![sample.clone(), Sample { label: label("windows"), value: 8, ..sample }]
+        });
+        let text = metrics.text();
+        for (series, expected) in [
+            ("envoy_guard_decisions_total{check=\"none\",verdict=\"allow\"}", 2.0),
+            ("envoy_guard_decisions_total{check=\"rate_limit\",verdict=\"deny\"}", 1.0),
+            ("envoy_guard_decisions_total{check=\"internal\",verdict=\"fail\"}", 1.0),
+            ("envoy_guard_events_total{event=\"rate_limited\"}", 1.0),
+            ("envoy_guard_threats_total{category=\"sqli\"}", 1.0),
+            ("envoy_guard_decision_seconds_count", 3.0),
+            ("envoy_guard_decision_seconds_bucket{le=\"0.00001\"}", 1.0),
+            ("envoy_guard_decision_seconds_bucket{le=\"0.000025\"}", 2.0),
+            ("envoy_guard_decision_seconds_bucket{le=\"1.0\"}", 2.0),
+            ("envoy_guard_decision_seconds_bucket{le=\"+Inf\"}", 3.0),
+            ("envoy_guard_check_seconds_bucket{le=\"0.000001\",check=\"suspicious_activity\"}", 1.0),
+            ("envoy_guard_build_info{version=\"1.2.3\"}", 1.0),
+            ("envoy_guard_state{family=\"bans\"}", 7.0),
+            ("envoy_guard_state{family=\"windows\"}", 8.0),
+        ] {
+            assert_eq!(value(&text, series), Some(expected), "{series}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"), "complete");
+        assert!(!text.contains("user_agent\",verdict"), "rows without a count are left out");
+    }
+
+    #[test]
+    fn every_origin_has_its_own_row() {
+        for (expected, origin) in origins().enumerate() {
+            assert_eq!(row(origin), expected, "{origin:?}");
+        }
+    }
+
+    #[test]
+    fn one_request_in_sixteen_is_measured() {
+        let shard = Shard::default();
+        let sampled = (0..160).filter(|_| shard.samples()).count();
+        assert_eq!(sampled, 10);
+    }
 }

@@ -2,10 +2,13 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod allocations;
+mod architecture;
 mod config;
 mod contract;
 mod detect;
 mod pipeline;
 mod redis;
 mod redis_servers;
+mod service;
 mod state;
+mod wire;
