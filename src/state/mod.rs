@@ -12,6 +12,7 @@ use crate::model::time::{Timestamp, Window};
 
 mod breaker;
 pub mod failover;
+pub mod formats;
 pub mod keys;
 mod log;
 mod lru;
@@ -19,9 +20,12 @@ pub mod memory;
 mod networks;
 pub mod redis;
 
+use crate::config::security::SecurityConfig;
+use crate::config::server::LimitsConfig;
 use crate::state::failover::Failover;
 use crate::state::memory::Memory;
 use crate::state::redis::Redis;
+use crate::state::redis::settings::Settings;
 
 /// Seconds after the last increment for which suspicious counts are remembered.
 pub const SUSPICION_SECONDS: u32 = 3600;
@@ -238,6 +242,22 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// The backend that a configuration asks for. Opens no connection yet.
+    ///
+    /// Without `enable_redis` or a URL, memory. Else Redis, with memory behind it when `redis_fail_open` is set.
+    pub fn new(security: &SecurityConfig, limits: &LimitsConfig) -> Result<Self, StateError> {
+        let memory = || Memory::new(usize::try_from(limits.memory_clients).unwrap_or(memory::CLIENTS_DEFAULT));
+        let Some(url) = security.redis_url.as_ref().filter(|_| security.enable_redis) else {
+            return Ok(Self::Memory(memory()));
+        };
+        let redis = Redis::new(Settings::from_config(url.expose(), security, limits))?;
+        Ok(if security.redis_fail_open {
+            Self::Failover(Box::new(Failover::new(redis, memory())))
+        } else {
+            Self::Redis(Box::new(redis))
+        })
+    }
+
     /// How full the stores of this process are.
     #[must_use]
     pub fn sizes(&self) -> Sizes {

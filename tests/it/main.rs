@@ -8,6 +8,7 @@ mod contract;
 mod detect;
 mod pipeline;
 mod redis;
+mod redis_interop;
 mod redis_servers;
 mod service;
 mod state;

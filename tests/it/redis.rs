@@ -120,9 +120,9 @@ async fn a_change_reaches_the_other_replica_at_once() {
     for number in 0..100 {
         let (who, net) = (format!("203.0.113.{number}"), format!("198.51.{number}.0/24"));
         assert!(ban_of(&*other, &who, NOW).await.unwrap().is_none(), "and remembers that it is clean");
+        let start = Instant::now();
         one.ban(entry(&who), window(60), "test", NOW).await.unwrap();
         one.ban(entry(&net), window(60), "test", NOW).await.unwrap();
-        let start = Instant::now();
         soon("the ban is enforced", async || other.known_ban(client(&who), NOW).is_some()).await;
         let inside = net.replace("0/24", "9");
         soon("the network's ban is enforced", async || other.known_ban(client(&inside), NOW).is_some()).await;

@@ -146,3 +146,31 @@ if ARGV[1] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return number
 "
 }
+
+script! {
+    /// Adds or takes away a pattern in a list joined by commas, whatever others do meanwhile. Key: the list. Arguments:
+    /// the pattern, whether it is wanted, channel, message. Returns 1 when that changed the list.
+    PATTERN = r"
+local kept, found = {}, false
+for piece in string.gmatch(redis.call('GET', KEYS[1]) or '', '[^,]+') do
+  if piece == ARGV[1] then found = true end
+  if piece ~= ARGV[1] or ARGV[2] == '1' then kept[#kept + 1] = piece end
+end
+if found == (ARGV[2] == '1') then return 0 end
+if not found then kept[#kept + 1] = ARGV[1] end
+redis.call('SET', KEYS[1], table.concat(kept, ','))
+redis.pcall('PUBLISH', ARGV[3], ARGV[4])
+return 1
+"
+}
+
+script! {
+    /// The same for a set.
+    COMMA_PATTERN = r"
+local verb = 'SREM'
+if ARGV[2] == '1' then verb = 'SADD' end
+local changed = redis.call(verb, KEYS[1], ARGV[1])
+if changed == 1 then redis.pcall('PUBLISH', ARGV[3], ARGV[4]) end
+return changed
+"
+}

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use deadpool_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
+use crate::config::security::SecurityConfig;
+use crate::config::server::LimitsConfig;
 use crate::state::StateError;
+use crate::state::memory::CLIENTS_DEFAULT;
 
 /// Connections at most, whatever the number of threads.
 const LINKS_MAX: usize = 16;
@@ -77,7 +80,24 @@ impl Settings {
             ban_cache: Duration::from_secs(2),
             clean_cache: Duration::from_millis(500),
             networks_interval: Duration::from_secs(5),
-            clients: 10_000,
+            clients: CLIENTS_DEFAULT,
+        }
+    }
+
+    /// Settings from guard-core's fields.
+    pub(in crate::state) fn from_config(url: &str, security: &SecurityConfig, limits: &LimitsConfig) -> Self {
+        let time = |seconds: Option<f64>| seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let health = Duration::from_secs(security.redis_health_check_interval.into());
+        Self {
+            prefix: security.redis_prefix.clone(),
+            deadline: Duration::from_millis(limits.state_deadline_ms.into()),
+            connect_timeout: time(security.redis_socket_connect_timeout),
+            timeout: time(security.redis_socket_timeout),
+            health_interval: Some(health).filter(|time| !time.is_zero()),
+            connections: security.redis_max_connections,
+            retries: security.redis_retries,
+            clients: usize::try_from(limits.memory_clients).unwrap_or(CLIENTS_DEFAULT),
+            ..Self::new(url)
         }
     }
 
@@ -142,7 +162,7 @@ impl std::fmt::Debug for Settings {
 pub(super) fn connection_info(base: &str) -> Result<ConnectionInfo, StateError> {
     // The library's message may repeat the URL, secrets included.
     let unusable = || StateError::Refused("redis_url: not a usable redis://, rediss:// or unix:// URL".to_owned());
-    let Some(local) = base.strip_prefix("unix://") else {
+    let Some(local) = base.strip_prefix("redis+unix://").or_else(|| base.strip_prefix("unix://")) else {
         let known = base.starts_with("redis://") || base.starts_with("rediss://");
         return if known { base.into_connection_info().map_err(|_| unusable()) } else { Err(unusable()) };
     };

@@ -1,0 +1,81 @@
+"""A guard-core participant on the same Redis: one JSON command a line in, one JSON answer a line out.
+
+usage: participant.py REDIS_URL PREFIX
+"""
+
+import asyncio
+import json
+import sys
+from types import SimpleNamespace
+
+from guard_core.handlers.behavior_handler import BehaviorRule, BehaviorTracker
+from guard_core.handlers.cloud_ip_stores import RedisCloudIpStore
+from guard_core.handlers.ipban_handler import ip_ban_manager
+from guard_core.handlers.ratelimit_handler import RateLimitManager
+from guard_core.handlers.redis_handler import RedisManager
+from guard_core.handlers.suspatterns_handler import sus_patterns_handler
+from guard_core.models import SecurityConfig
+
+
+async def refuse(status, body):
+    return SimpleNamespace(status_code=status, body=body, headers={})
+
+
+async def answer(parts, command):
+    config, redis, limits, behavior, cloud = parts
+    match command["op"]:
+        case "ban":
+            return await ip_ban_manager.ban_ip(command["ip"], command["seconds"], "interop")
+        case "is_banned":
+            return await ip_ban_manager.is_ip_banned(command["ip"])
+        case "unban":
+            return await ip_ban_manager.unban_ip(command["ip"])
+        case "hit":
+            request = SimpleNamespace(
+                url_path=command.get("path") or "/", method="GET", headers={}, client_host=command["ip"],
+                url_full="http://example.com/", state=SimpleNamespace(),
+            )
+            refused = await limits.check_rate_limit(
+                request, command["ip"], refuse, endpoint_path=command.get("path") or "",
+                rate_limit=command["limit"], rate_limit_window=command["window"],
+            )
+            return refused is None
+        case "usage":
+            rule = BehaviorRule(rule_type="usage", threshold=command["threshold"], window=command["window"])
+            return await behavior.track_endpoint_usage(command["endpoint"], command["ip"], rule)
+        case "returned":
+            pattern = f"status:{command['status']}"
+            rule = BehaviorRule(
+                rule_type="return_pattern", threshold=command["threshold"], window=command["window"], pattern=pattern
+            )
+            response = SimpleNamespace(status_code=command["status"], body=b"", headers={})
+            return await behavior.track_return_pattern(command["endpoint"], command["ip"], response, rule)
+        case "cloud_set":
+            return await cloud.set(command["provider"], set(command["ranges"]), command.get("ttl"))
+        case "cloud_get":
+            found = await cloud.get(command["provider"])
+            return None if found is None else sorted(found)
+        case "pattern_add":
+            return await sus_patterns_handler.add_pattern(command["pattern"], custom=True)
+        case "patterns":
+            return sorted(await sus_patterns_handler.get_custom_patterns())
+
+
+async def main(url, prefix):
+    config = SecurityConfig(redis_url=url, redis_prefix=prefix, enable_redis=True)
+    redis = RedisManager(config)
+    await redis.initialize()
+    limits, behavior = RateLimitManager(config), BehaviorTracker(config)
+    for part in (ip_ban_manager, limits, behavior, sus_patterns_handler):
+        await part.initialize_redis(redis)
+    parts = (config, redis, limits, behavior, RedisCloudIpStore(redis))
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        try:
+            result = await answer(parts, json.loads(line))
+        except Exception as error:  # the orchestrator judges it
+            result = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(result), flush=True)
+
+
+asyncio.run(main(sys.argv[1], sys.argv[2]))
