@@ -347,6 +347,26 @@ fn sizes_are_bounded() {
     }
 }
 
+/// Threads of the service and of tests have 2 MiB of stack; half of that must do.
+#[test]
+fn nesting_cannot_exhaust_the_stack() {
+    let text = |open: &str, close: &str| format!("{}{}", open.repeat(5000), close.repeat(5000));
+    let texts = [
+        ("guard.yaml", text("{a: ", "}")),
+        ("guard.yaml", text("[", "]")),
+        ("guard.yaml", text("{a: [", "]}")),
+        ("guard.yaml", text("- ", "")),
+        ("guard.yaml", text("? ", "")),
+        ("guard.json", text("{\"a\":", "}")),
+        ("guard.toml", format!("a = {}", text("[", "]"))),
+        ("guard.toml", format!("a{} = 1", ".a".repeat(5000))),
+        ("guard.toml", format!("[a{}]", ".a".repeat(5000))),
+    ];
+    let small = std::thread::Builder::new().stack_size(1024 * 1024);
+    let run = small.spawn(move || texts.iter().all(|(name, text)| !survives(name, text.as_bytes(), name))).unwrap();
+    assert!(run.join().unwrap());
+}
+
 #[test]
 fn a_flood_of_mistakes_ends_early() {
     let keys =
