@@ -45,6 +45,103 @@ pub(crate) fn live_tag(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     None
 }
 
+/// Markup with attributes where no form field or document belongs: in a query, a cookie or another header.
+pub(crate) fn injected_markup(candidate: &Candidate<'_>) -> Option<Range<usize>> {
+    if !matches!(candidate.context.source, Source::Query | Source::Header) {
+        return None;
+    }
+    let text = candidate.text.as_bytes();
+    let mut from = 0;
+    for _ in 0..HANDLERS_MAX {
+        let open = find(text, from, b'<')?;
+        from = open + 1;
+        let name_end = skip(text, from, 20, |byte| byte.is_ascii_alphanumeric());
+        let is_closed = find(text, name_end, b'>').is_some();
+        if !is_closed
+            || !separates(at(text, name_end))
+            || !is_element(Folded::<16>::of(part(text, from, name_end)).bytes())
+        {
+            continue;
+        }
+        let mut attributes = Attributes { text, at: name_end, limit: text.len().min(from + TAG_BYTES_MAX / 4) };
+        if attributes.any(|attribute| !attribute.value.is_empty() && !attribute.name.bytes().is_empty()) {
+            return Some(open..attributes.at);
+        }
+    }
+    None
+}
+
+/// Elements that pages and forms are built from; those that only format text or link are left out.
+fn is_element(name: &[u8]) -> bool {
+    ELEMENTS.binary_search_by(|known| known.as_bytes().cmp(name)).is_ok()
+}
+
+/// Sorted, for binary search.
+const ELEMENTS: &[&str] = &[
+    "area",
+    "article",
+    "aside",
+    "audio",
+    "body",
+    "button",
+    "canvas",
+    "circle",
+    "col",
+    "details",
+    "dialog",
+    "div",
+    "embed",
+    "feimage",
+    "fieldset",
+    "foreignobject",
+    "form",
+    "frame",
+    "frameset",
+    "g",
+    "head",
+    "header",
+    "html",
+    "iframe",
+    "image",
+    "img",
+    "input",
+    "isindex",
+    "keygen",
+    "label",
+    "link",
+    "main",
+    "map",
+    "marquee",
+    "mask",
+    "math",
+    "menu",
+    "meta",
+    "nav",
+    "noscript",
+    "object",
+    "option",
+    "param",
+    "path",
+    "picture",
+    "plaintext",
+    "rect",
+    "section",
+    "select",
+    "set",
+    "source",
+    "style",
+    "summary",
+    "svg",
+    "template",
+    "textarea",
+    "title",
+    "track",
+    "use",
+    "video",
+    "xml",
+    "xmp",
+];
+
 /// A handler attribute that broke out of a quoted or unquoted attribute value: `" onfocus=run() autofocus x="`.
 pub(crate) fn attribute_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
@@ -172,6 +269,9 @@ impl Facts {
         }
         self.runs |= if is_handler_like(name) {
             handler_runs(value)
+        } else if name.starts_with(b"on") && 4 < name.len() {
+            // Browsers learn new events faster than lists do.
+            javascript::reaches_sink(value)
         } else {
             !is_named(name, &[b"title", b"alt", b"placeholder", b"value", b"class", b"id"]) && url_runs(tag, value)
         };

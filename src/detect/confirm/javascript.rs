@@ -100,10 +100,11 @@ pub(crate) fn string_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>>
 /// A value that is code from its beginning, or from behind a number, a name or closing brackets.
 pub(crate) fn whole_expression(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
-    let start = skip(text, 0, 32, |byte| {
+    let start = skip(text, candidate.value_start(), 32, |byte| {
         is_blank(byte) || matches!(byte, b')' | b']' | b'}' | b';' | b',' | b'{' | b'(' | b'+' | b'-' | b'!')
     });
     let start = gap(text, start);
+    let start = named_value(text, start).unwrap_or(start);
     if let Some(end) = sink_at(text, start).filter(|end| ends_statement(text, *end)) {
         return Some(start..end);
     }
@@ -115,6 +116,15 @@ pub(crate) fn whole_expression(candidate: &Candidate<'_>) -> Option<Range<usize>
         return None;
     }
     sink_at(text, gap(text, next)).filter(|end| ends_statement(text, *end)).map(|end| start..end)
+}
+
+/// Where the value behind `name=` or `?name=` starts.
+fn named_value(text: &[u8], start: usize) -> Option<usize> {
+    let name = start + usize::from(at(text, start) == b'?');
+    let end = skip(text, name, 40, is_word);
+    (name < end && at(text, end) == b'=' && at(text, end + 1) != b'=')
+        .then_some(end + 1)
+        .filter(|_| !is_handler(part(text, name, end)) && !has(text, name, b"location"))
 }
 
 /// `${…}` whose expression acts: code in a template literal.

@@ -4,8 +4,10 @@
 //! allocates more than a constant. Rows name their confirm function in `patterns/*.yaml`.
 
 mod code;
+mod crlf;
 mod css;
 mod events;
+mod files;
 mod html;
 mod javascript;
 mod jndi;
@@ -17,11 +19,12 @@ mod serialized;
 mod shell;
 mod sql;
 mod template;
+mod url;
 mod xml;
 
 use std::ops::Range;
 
-use crate::detect::{Context, View};
+use crate::detect::{Context, Kind, View};
 
 /// What a confirm function sees.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,21 @@ pub struct Candidate<'a> {
     pub raw: &'a str,
 }
 
+impl Candidate<'_> {
+    /// Where the value itself starts: a cookie comes with its name.
+    fn value_start(&self) -> usize {
+        match self.context.kind {
+            Kind::Cookie => self.text.find('=').map_or(0, |equals| equals + 1),
+            _ => 0,
+        }
+    }
+
+    /// The value itself.
+    fn value(&self) -> &str {
+        self.text.get(self.value_start()..).unwrap_or_default()
+    }
+}
+
 /// Returns the byte range in `text` that convicts, or `None`.
 pub type Confirm = fn(&Candidate<'_>) -> Option<Range<usize>>;
 
@@ -51,7 +69,12 @@ pub fn named(name: &str) -> Option<Confirm> {
 const TABLE: &[(&str, Confirm)] = &[
     ("code_call", code::call),
     ("code_php_script", code::php_script),
+    ("crlf_injected_line", crlf::injected_line),
+    ("files_agent_name", files::agent_name),
+    ("files_probed_path", files::probed_path),
+    ("files_upload_name", files::upload_name),
     ("html_attribute_breakout", html::attribute_breakout),
+    ("html_injected_markup", html::injected_markup),
     ("html_live_tag", html::live_tag),
     ("jndi_lookup", jndi::lookup),
     ("js_script_url", javascript::script_url),
@@ -73,6 +96,7 @@ const TABLE: &[(&str, Confirm)] = &[
     ("shell_whole_command", shell::whole_command),
     ("sql_fragment", sql::fragment),
     ("template_expression", template::expression),
+    ("url_internal_target", url::internal_target),
     ("xml_doctype", xml::doctype),
     ("xml_entity", xml::entity),
     ("xml_inclusion", xml::inclusion),
@@ -83,7 +107,7 @@ mod testing {
     //! Candidates for the tables of the grammars.
 
     use super::*;
-    use crate::detect::{Kind, Source};
+    use crate::detect::Source;
 
     /// A query value.
     pub(super) fn query(text: &str) -> Candidate<'_> {

@@ -51,6 +51,7 @@ const SECRETS: &[&str] = &[
     ".aws/credentials",
     ".kube/config",
     ".docker/config.json",
+    ".htpasswd",
     ".bash_history",
     ".mysql_history",
     ".pgpass",
@@ -135,7 +136,8 @@ pub(crate) fn names_secret(text: &[u8]) -> bool {
 
 /// A value that leaves its root, in any spelling.
 pub(crate) fn escapes_root(candidate: &Candidate<'_>) -> Option<Range<usize>> {
-    let text = trimmed(candidate.text);
+    let base = candidate.value_start();
+    let text = trimmed(candidate.value());
     let seen = Walk::over(text);
     let first = seen.first?;
     let is_single_word = !text.iter().any(|byte| is_blank(*byte));
@@ -148,12 +150,13 @@ pub(crate) fn escapes_root(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         }
         _ => 2 <= seen.up + seen.odd || 0 < seen.disguised || 0 < seen.up && ends_in_code(text),
     };
-    convicts.then_some(first..seen.last)
+    convicts.then_some(base + first..base + seen.last)
 }
 
 /// A value that is the path of a secret file, however it gets there.
 pub(crate) fn secret_file(candidate: &Candidate<'_>) -> Option<Range<usize>> {
-    let text = trimmed(candidate.text);
+    let base = candidate.value_start();
+    let text = trimmed(candidate.value());
     if text.iter().any(|byte| is_blank(*byte)) && !starts_like_path(text) {
         return None;
     }
@@ -163,11 +166,11 @@ pub(crate) fn secret_file(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         return None;
     }
     let plain = Plain::of(text);
-    let at = secret_in(plain.bytes())?;
-    let prefix = part(plain.bytes(), 0, at);
+    let at_index = secret_in(plain.bytes())?;
+    let prefix = part(plain.bytes(), 0, at_index);
     let is_path = prefix.is_empty()
         || !prefix.iter().any(|byte| is_blank(*byte)) && (is_rooted(prefix) || is_traversal(prefix) || plain.is_cut);
-    is_path.then_some(0..text.len())
+    is_path.then_some(base..base + text.len())
 }
 
 /// An absolute path below a root of the machine, as a whole parameter.
@@ -175,7 +178,8 @@ pub(crate) fn machine_path(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     if candidate.context.source == Source::Path || matches!(candidate.context.kind, Kind::Name | Kind::JsonKey) {
         return None;
     }
-    let text = trimmed(candidate.text);
+    let base = candidate.value_start();
+    let text = trimmed(candidate.value());
     let end = memchr::memchr(0, text).unwrap_or(text.len());
     let path = strip_file_scheme(part(text, 0, end));
     if path.iter().any(|byte| is_blank(*byte) || matches!(byte, b',' | b'?' | b'&' | b'=')) {
@@ -186,13 +190,16 @@ pub(crate) fn machine_path(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let drive = if at(bytes, 1) == b':' { 2 } else { 0 };
     let bytes = part(bytes, drive, bytes.len());
     let is_below = ROOTS.iter().any(|root| bytes.starts_with(root.as_bytes()) && root.len() < bytes.len());
+    let is_settings = [&b"/usr/"[..], b"/opt/"].iter().any(|root| bytes.starts_with(root))
+        && [&b"/etc/"[..], b"/conf/"].iter().any(|folder| memchr::memmem::find(bytes, folder).is_some());
+    let is_below = is_below || is_settings;
     let is_windows_file = drive == 2 && names_file(bytes);
     // Configuration travels in JSON: there a plain path below a root is ordinary.
     let is_ordinary =
         candidate.context.source == Source::Body && candidate.context.kind == Kind::JsonLeaf && end == text.len();
     let convicts =
         (is_below || is_windows_file) && (!is_ordinary || secret_in(bytes).is_some() || path.len() < text.len());
-    convicts.then_some(0..end)
+    convicts.then_some(base..base + end)
 }
 
 /// The last part has an extension of configuration, logs or code.

@@ -51,7 +51,8 @@ pub(crate) fn whole_command(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     if value.is_prose || candidate.context.source == Source::Path {
         return None;
     }
-    let command = command(text, 0)?;
+    let start = candidate.value_start();
+    let command = command(text, start)?;
     let arguments = arguments(text, command.name_end);
     let convicts = match evidence(&command, arguments) {
         Evidence::Lethal => true,
@@ -59,7 +60,7 @@ pub(crate) fn whole_command(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         Evidence::Nothing => command.is_by_path && candidate.context.kind != Kind::JsonLeaf,
         Evidence::Prose => false,
     };
-    convicts.then_some(0..command.name_end)
+    convicts.then_some(start..command.name_end)
 }
 
 /// A program's own way to a shell: `system("id")`, `exec($_GET[…])`, with a command or a request's variable in it.
@@ -135,7 +136,9 @@ impl<'a> Value<'a> {
         let text = candidate.text.as_bytes();
         let blanks = text.iter().take(1024).filter(|byte| is_blank(**byte)).count();
         let is_prose = PROSE_BYTES_MIN < text.len() && text.len().min(1024) / 24 < blanks;
-        let first = skip(text, 0, 16, |byte| is_blank(byte) || matches!(byte, b'"' | b'\'' | b')' | b'}' | b']'));
+        let first = skip(text, candidate.value_start(), 16, |byte| {
+            is_blank(byte) || matches!(byte, b'"' | b'\'' | b')' | b'}' | b']')
+        });
         Self { text, is_prose, first }
     }
 
@@ -181,7 +184,8 @@ impl<'a> Value<'a> {
                 let is_whole = rest.len() <= 6 && (stands_first || is_tight || *start < 8);
                 is_whole || is_tight && command.rank == Rank::Tool
             }
-            Opener::Separator | Opener::Line => stands_first || is_tight || command.is_by_path,
+            Opener::Separator => stands_first || is_tight || command.is_by_path,
+            Opener::Line => (stands_first || command.is_by_path) && self.text.len() < PROSE_BYTES_MIN,
         }
     }
 

@@ -89,3 +89,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn markup_with_attributes_belongs_into_documents() {
+    check(
+        injected_markup,
+        &[
+            ("<input type=password name=p>", true),
+            ("x <div id=\"1\">", true),
+            ("how to center a <div> in css", false),
+            ("<GITHUB_LOGIN>", false),
+            ("a <b and c = d", false),
+            ("<user name=x>", false),
+        ],
+    );
+    assert!(injected_markup(&body("<div id=\"1\">")).is_none());
+    assert!(ELEMENTS.is_sorted());
+}

@@ -231,8 +231,8 @@ const WORDS: &[&str] = &[
 
 /// Commands of the second list that tell something without arguments.
 const ALONE: &[&str] = &[
-    "arp", "date", "df", "dir", "env", "false", "groups", "halt", "history", "hostname", "id", "ip", "last", "ls",
-    "mount", "net", "ps", "pwd", "reboot", "set", "sh", "shutdown", "true", "uptime", "users", "ver", "w", "who",
+    "arp", "date", "df", "dir", "env", "groups", "halt", "history", "hostname", "id", "ip", "last", "ls", "mount",
+    "net", "ps", "pwd", "reboot", "set", "sh", "shutdown", "uptime", "users", "ver", "w", "who",
 ];
 
 #[cfg(test)]

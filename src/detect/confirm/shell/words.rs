@@ -213,6 +213,14 @@ fn word(text: &[u8], from: usize) -> Option<Word> {
                 quote = byte;
                 word.is_split |= !word.text.bytes().is_empty() && is_inside(text, index);
             }
+            // A line break that a program writes out ends the word too.
+            b'\\'
+                if matches!(at(text, index + 1), b'n' | b'r')
+                    && !is_word(at(text, index + 2))
+                    && at(text, index + 2) != b'.' =>
+            {
+                break;
+            }
             b'\\' | b'^' if quote != b'\'' => {
                 word.is_split |=
                     byte == b'^' && is_word(at(text, index + 1)) && is_word(at(text, index.wrapping_sub(1)))

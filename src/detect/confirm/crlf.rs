@@ -1,0 +1,197 @@
+//! Line breaks that would start a header, a response or a request of their own.
+
+use std::ops::Range;
+
+use crate::detect::confirm::Candidate;
+use crate::detect::confirm::scan::{Folded, at, has, is_blank, part, skip};
+use crate::detect::{Kind, Source};
+
+/// Line breaks looked at in one value.
+const BREAKS_MAX: usize = 64;
+/// Bodies with more lines than this are texts of their own.
+const LINES_MAX: usize = 6;
+
+/// Header fields worth smuggling in; lower case, sorted.
+const FIELDS: &[&str] = &[
+    "access-control-allow-credentials",
+    "access-control-allow-origin",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-disposition",
+    "content-encoding",
+    "content-length",
+    "content-security-policy",
+    "content-type",
+    "cookie",
+    "host",
+    "link",
+    "location",
+    "mime-version",
+    "origin",
+    "pragma",
+    "proxy-authorization",
+    "refresh",
+    "server",
+    "set-cookie",
+    "set-cookie2",
+    "strict-transport-security",
+    "transfer-encoding",
+    "user-agent",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-xss-protection",
+];
+/// Fields that change a mail's recipients.
+const MAIL: &[&str] = &["bcc", "cc", "to", "reply-to"];
+
+/// A line break and then a header field, a status line, a request line or a document.
+pub(crate) fn injected_line(candidate: &Candidate<'_>) -> Option<Range<usize>> {
+    let context = candidate.context;
+    if matches!(context.kind, Kind::MultipartField | Kind::Island | Kind::Xml) {
+        return None;
+    }
+    let text = candidate.text.as_bytes();
+    let in_body = matches!(context.source, Source::Body | Source::Unknown);
+    let lines = memchr::memchr_iter(b'\n', text).take(LINES_MAX + 1).count();
+    if in_body
+        && (LINES_MAX < lines || context.kind == Kind::Value && memchr::memmem::find(text, b"form-data").is_some())
+    {
+        return None;
+    }
+    let mut index = 0;
+    for _ in 0..BREAKS_MAX {
+        let (start, after, breaks) = next_break(text, index)?;
+        index = after;
+        let convicts = starts_message(text, after)
+            || starts_field(text, after, in_body)
+            || !in_body && 2 <= breaks && at(text, after) == b'<'
+            || in_body && starts_mail_field(text, after);
+        if convicts {
+            return Some(start..text.len().min(after + 64));
+        }
+    }
+    None
+}
+
+/// The next line break from `from` on, in any spelling: its start, what follows it, and how many stand in a row.
+fn next_break(text: &[u8], from: usize) -> Option<(usize, usize, usize)> {
+    let mut index = from;
+    while index < text.len() {
+        let mut end = index;
+        let mut breaks = 0;
+        while let Some(width) = break_at(text, end) {
+            breaks += usize::from(at(text, end) != b'\r' || break_at(text, end + width).is_none());
+            end = skip(text, end + width, 8, |byte| byte == b' ' || byte == b'\t');
+        }
+        if 0 < breaks {
+            return Some((index, end, breaks));
+        }
+        index += 1;
+    }
+    None
+}
+
+/// The width of a line break: control characters, what programs write for them, and characters whose low byte is one.
+fn break_at(text: &[u8], index: usize) -> Option<usize> {
+    match at(text, index) {
+        b'\r' | b'\n' => Some(1),
+        b'\\' if matches!(at(text, index + 1), b'r' | b'n') => Some(2),
+        b'%' if has(text, index, b"%0d") || has(text, index, b"%0a") => Some(3),
+        0xe5 if [&"\u{560d}"[..], "\u{560a}"].iter().any(|odd| part(text, index, index + 3) == odd.as_bytes()) => {
+            Some(3)
+        }
+        0xc2 if part(text, index, index + 2) == "\u{85}".as_bytes() => Some(2),
+        _ => None,
+    }
+}
+
+/// A status line or a request line.
+fn starts_message(text: &[u8], index: usize) -> bool {
+    if has(text, index, b"http/") {
+        return at(text, index + 5).is_ascii_digit() && skip(text, index, 16, |byte| !is_blank(byte)) < text.len();
+    }
+    let methods =
+        [&b"get "[..], b"post ", b"put ", b"delete ", b"head ", b"options ", b"patch ", b"trace ", b"connect "];
+    let Some(method) = methods.iter().find(|method| has(text, index, method)) else { return false };
+    let target = index + method.len();
+    let line = part(text, target, target + 512);
+    (at(line, 0) == b'/' || has(line, 0, b"http")) && memchr::memmem::find(line, b" HTTP/").is_some()
+}
+
+/// A known field's name and its colon. In bodies, texts have lines such as `Server: x` of their own.
+fn starts_field(text: &[u8], index: usize, in_body: bool) -> bool {
+    let end = skip(text, index, 40, |byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if at(text, end) != b':' {
+        return false;
+    }
+    let name = Folded::<40>::of(part(text, index, end));
+    let is_known = FIELDS.binary_search_by(|known| known.as_bytes().cmp(name.bytes())).is_ok();
+    if !in_body {
+        return is_known || has(text, index, b"x-") && 4 < end - index;
+    }
+    is_known
+        && matches!(
+            name.bytes(),
+            b"set-cookie" | b"set-cookie2" | b"transfer-encoding" | b"content-length" | b"location" | b"content-type"
+        )
+}
+
+/// A recipient's field with an address.
+fn starts_mail_field(text: &[u8], index: usize) -> bool {
+    let end = skip(text, index, 12, |byte| byte.is_ascii_alphabetic() || byte == b'-');
+    let name = Folded::<12>::of(part(text, index, end));
+    let value = part(text, end + 1, end + 80);
+    let line_end = value.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(value.len());
+    at(text, end) == b':'
+        && MAIL.iter().any(|field| field.as_bytes() == name.bytes())
+        && part(value, 0, line_end).contains(&b'@')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::detect::confirm::testing::{body, query};
+
+    #[test]
+    fn lines_that_a_server_would_obey() {
+        assert!(FIELDS.is_sorted());
+        for (text, expected) in [
+            ("x\r\nSet-Cookie: a=b", true),
+            ("x\nLocation: //elsewhere.example", true),
+            ("x\\r\\nX-Injected: 1", true),
+            ("x\u{560d}\u{560a}Set-Cookie: a=b", true),
+            ("x%0d%0aContent-Length: 0", true),
+            ("x\r\n\r\nHTTP/1.1 200 OK\r\n", true),
+            ("x\r\n\r\n<b>y</b>", true),
+            ("x HTTP/1.1\r\nGET /admin HTTP/1.1", true),
+            ("Q:\tWhat?\nA:\tThat.", false),
+            ("line one\nline two", false),
+            ("C:\\new\\results: 3", false),
+            ("get\nwell soon", false),
+        ] {
+            assert_eq!(injected_line(&query(text)).is_some(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_have_lines_with_colons() {
+        assert!(injected_line(&body("Server: down\nHost: unknown\nCookie: eaten")).is_none());
+        assert!(injected_line(&body("x\r\nSet-Cookie: a=b")).is_some());
+        assert!(injected_line(&body("a@example.com\nBcc: b@example.com")).is_some());
+        assert!(injected_line(&body("to be\nto: not to be")).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(text in "(\r|\n|%0a|\\\\n|HTTP/1|Host|:|<|\\PC){0,60}") {
+            if let Some(found) = injected_line(&query(&text)) {
+                prop_assert!(found.start <= found.end && found.end <= text.len());
+            }
+        }
+    }
+}
