@@ -18,14 +18,14 @@ const TAG_BYTES_MAX: usize = 4096;
 const CONTENT_BYTES_MAX: usize = 4096;
 /// Handlers outside of tags that are looked at in one value.
 const HANDLERS_MAX: usize = 64;
-/// Bytes read again, beyond four times the text, before nested tags are no longer tried.
-const REREAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes read again, beyond twice the text, before nested tags are no longer tried.
+const REREAD_BYTES_MAX: usize = 2 * 1024;
 
 /// A tag with a live handler, an executing URL, active content or a script.
 pub(crate) fn live_tag(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
     let page = Page { text, is_document: is_document(candidate) };
-    let mut credit = text.len().saturating_mul(4).saturating_add(REREAD_BYTES_MAX);
+    let mut credit = text.len().saturating_mul(2).saturating_add(REREAD_BYTES_MAX);
     let mut from = 0;
     while let Some(open) = find(text, from, b'<') {
         let name_at = skip(text, open + 1, 8, |byte| byte.is_ascii_control());
@@ -33,14 +33,13 @@ pub(crate) fn live_tag(candidate: &Candidate<'_>) -> Option<Range<usize>> {
             from = open + 1;
             continue;
         }
-        let reach = if credit == 0 { CONTENT_BYTES_MAX / 16 } else { CONTENT_BYTES_MAX };
-        let (is_live, end, cost) = page.judge(name_at, reach);
+        let (is_live, end) = page.judge(name_at);
         if is_live {
             return Some(open..end);
         }
         // Nested tags are tried too, as long as the credit for reading bytes again lasts.
         from = if credit == 0 { end.max(open + 1) } else { name_at };
-        credit = credit.saturating_sub(cost);
+        credit = credit.saturating_sub(end - open + 32);
     }
     None
 }
@@ -195,8 +194,8 @@ struct Facts {
 }
 
 impl Page<'_> {
-    /// Reads the tag whose name starts at `name_at`. True when it is live; its end; the bytes read.
-    fn judge(&self, name_at: usize, reach: usize) -> (bool, usize, usize) {
+    /// Reads the tag whose name starts at `name_at`. True when it is live; its end.
+    fn judge(&self, name_at: usize) -> (bool, usize) {
         let limit = self.text.len().min(name_at + TAG_BYTES_MAX);
         let name_end = skip(self.text, name_at, TAG_BYTES_MAX, |byte| {
             !is_blank(byte) && !matches!(byte, b'/' | b'>' | b'"' | b'<')
@@ -207,14 +206,14 @@ impl Page<'_> {
         while let Some(attribute) = attributes.next() {
             facts.note(name.bytes(), &attribute);
             if facts.runs {
-                return (true, attributes.at, 0);
+                return (true, attributes.at);
             }
         }
         let end = attributes.at;
         let is_closed = at(self.text, end.wrapping_sub(1)) == b'>';
         let is_content_read = is_closed && is_named(name.bytes(), &[b"script", b"style"]);
-        let content = if is_content_read { part(self.text, end, end + reach) } else { &[] };
-        (self.is_active(name.bytes(), &facts, content), end, end - name_at + 32 + content.len())
+        let content = if is_content_read { content_at(self.text, end) } else { &[] };
+        (self.is_active(name.bytes(), &facts, content), end)
     }
 
     /// True for a tag that is live by what it is.
@@ -241,6 +240,9 @@ impl Facts {
     fn note(&mut self, tag: &[u8], attribute: &Attribute<'_>) {
         let name = local_part(attribute.name.bytes());
         let value = attribute.value;
+        if value.is_empty() {
+            return;
+        }
         match name {
             b"href" | b"src" | b"data" | b"code" | b"codebase" | b"classid" | b"archive" | b"srcdoc" | b"movie" => {
                 let loads = !is_empty(value) && (name == b"srcdoc" || !starts_with_placeholder(value));
@@ -303,8 +305,12 @@ impl<'a> Iterator for Attributes<'a> {
         let name_end =
             skip(text, start + 1, self.limit - start, |byte| !separates(byte) && !matches!(byte, b'>' | b'='))
                 .min(self.limit);
-        let name = Folded::of(part(text, start, name_end));
         let mut equals = skip(text, name_end, 64, |byte| is_blank(byte) || byte == 0);
+        if at(text, equals) != b'=' && !at(text, name_end).is_ascii_punctuation() {
+            self.at = name_end;
+            return Some(Attribute { name: Folded::new(), value: &[] });
+        }
+        let name = Folded::of(part(text, start, name_end));
         if at(text, equals) != b'=' && is_handler_like(local_part(name.bytes())) {
             // Old parsers read over punctuation between a handler's name and its value.
             equals = skip(text, name_end, 24, |byte| {
@@ -481,6 +487,14 @@ fn script_runs(content: &[u8]) -> bool {
     } else {
         javascript::reaches_sink(script) || javascript::is_dense(script)
     }
+}
+
+/// The text behind a tag, up to the next tag of its kind: nothing is read twice.
+fn content_at(text: &[u8], start: usize) -> &[u8] {
+    let content = part(text, start, start + CONTENT_BYTES_MAX);
+    let next = memchr::memchr_iter(b'<', content)
+        .find(|open| has(content, open + 1, b"script") || has(content, open + 1, b"style"));
+    next.map_or(content, |next| part(content, 0, next))
 }
 
 /// The text before the next end tag.

@@ -1,6 +1,9 @@
 //! Paths that leave their root or name what is never served: traversal in every spelling, and secret files.
 
 use std::ops::Range;
+use std::sync::LazyLock;
+
+use memchr::memmem::FinderRev;
 
 use crate::detect::confirm::Candidate;
 use crate::detect::confirm::scan::{Folded, at, has, is_blank, is_word, part, skip};
@@ -84,6 +87,10 @@ const SECRETS: &[&str] = &[
     "httpd.conf",
     "php.ini",
 ];
+
+/// Searches for the secrets, made once: making one costs more than running it.
+static FINDERS: LazyLock<Vec<FinderRev<'static>>> =
+    LazyLock::new(|| SECRETS.iter().map(|secret| FinderRev::new(secret.as_bytes())).collect());
 
 /// Roots of a machine below which no web parameter has business.
 const ROOTS: &[&str] = &[
@@ -229,9 +236,9 @@ fn trimmed(text: &str) -> &[u8] {
 
 /// Where in a normalised path a secret's name starts, when it starts and ends like a name.
 fn secret_in(plain: &[u8]) -> Option<usize> {
-    SECRETS.iter().find_map(|secret| {
-        let secret = secret.as_bytes();
-        let at_index = memchr::memmem::rfind(plain, secret)?;
+    FINDERS.iter().find_map(|finder| {
+        let secret = finder.needle();
+        let at_index = finder.rfind(plain)?;
         let before = if at_index == 0 { b'/' } else { at(plain, at_index - 1) };
         let after = at(plain, at_index + secret.len());
         let starts = !is_word(before) || is_traversal(part(plain, 0, at_index));
