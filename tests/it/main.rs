@@ -6,6 +6,7 @@ mod architecture;
 mod config;
 mod contract;
 mod detect;
+mod extract;
 mod pipeline;
 mod redis;
 mod redis_interop;

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
+use smallvec::SmallVec;
+
 use crate::detect::extract::charset::Charset;
 use crate::detect::extract::coding::{self, End};
 use crate::detect::extract::grpc;
@@ -74,8 +76,11 @@ enum Family {
 
 impl Family {
     /// The family of a lower-case type. Substrings decide, as in guard-core.
-    fn of(declared: &str) -> Self {
-        let has = |part: &str| declared.contains(part);
+    fn of(declared: &[u8]) -> Self {
+        if declared == b"application/json" {
+            return Self::Json;
+        }
+        let has = |part: &str| contains(declared, part);
         match () {
             () if has("application/x-www-form-urlencoded") => Self::Form,
             () if has("multipart/") => Self::Multipart,
@@ -97,17 +102,21 @@ impl Family {
     }
 }
 
+fn contains(declared: &[u8], part: &str) -> bool {
+    memchr::memmem::find(declared, part.as_bytes()).is_some()
+}
+
 /// What the headers say about a body.
 struct Declared<'h> {
     content_type: &'h str,
-    lower: String,
+    lower: SmallVec<[u8; 128]>,
     family: Family,
     grpc_encoding: &'h str,
 }
 
 impl<'h> Declared<'h> {
     fn new(content_type: &'h str, grpc_encoding: &'h str) -> Self {
-        let lower = content_type.to_ascii_lowercase();
+        let lower: SmallVec<[u8; 128]> = content_type.bytes().map(|byte| byte.to_ascii_lowercase()).collect();
         let family = Family::of(&lower);
         Self { content_type, lower, family, grpc_encoding }
     }
@@ -115,7 +124,7 @@ impl<'h> Declared<'h> {
     fn read(&self, bytes: &[u8], sink: &mut Sink<'_>) -> Flow {
         match self.family {
             Family::Grpc => {
-                let has = |part| self.lower.contains(part);
+                let has = |part| contains(&self.lower, part);
                 let form = grpc::Form { base64: has("-text"), json: has("json"), encoding: self.grpc_encoding };
                 return grpc::walk(bytes, &form, sink);
             }
@@ -142,7 +151,7 @@ impl<'h> Declared<'h> {
     /// The charsets the type names, without plain UTF-8 when it is the only one.
     fn charsets(&self, sink: &mut Sink<'_>) -> ControlFlow<(), Vec<Charset>> {
         let mut found = Vec::new();
-        if !self.lower.contains("charset") {
+        if !contains(&self.lower, "charset") {
             return ControlFlow::Continue(found);
         }
         for (_, label) in mime::parameters(self.content_type).iter().filter(|(name, _)| name == "charset") {

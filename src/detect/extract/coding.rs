@@ -43,6 +43,9 @@ pub(super) enum End {
 
 /// Undoes the codings that a request's Content-Encoding headers name, last one first. At most `max` bytes come out.
 pub(super) fn undo<'b>(headers: &str, body: &'b [u8], max: usize) -> Plain<'b> {
+    if headers.is_empty() {
+        return Plain { bytes: Cow::Borrowed(body), end: End::Whole };
+    }
     let codings = headers.split(',').map(|coding| coding.trim().to_ascii_lowercase());
     let codings: Vec<String> = codings.filter(|coding| !is_transparent(coding)).take(CODINGS_MAX + 1).collect();
     let mut plain = Plain { bytes: Cow::Borrowed(body), end: End::Whole };

@@ -344,12 +344,18 @@ pub(super) fn is_document(text: &str) -> bool {
     lexer.soundness != Soundness::Broken && lexer.starts_with_container && lexer.roots == 1
 }
 
+/// Bytes looked at one by one before whole chunks are: most texts are shorter.
+const SHORT: usize = 24;
+
 /// The first byte of `bytes` that ends or interrupts a quoted text.
 fn special(bytes: &[u8], quote: u8) -> Option<(usize, u8)> {
     let is_special = |byte: &u8| *byte == quote || *byte == b'\\' || *byte < b' ';
-    let mut skipped = 0;
+    if let Some(found) = bytes.iter().take(SHORT).enumerate().find(|(_, byte)| is_special(byte)) {
+        return Some((found.0, *found.1));
+    }
+    let mut skipped = SHORT.min(bytes.len());
     // Sixteen at once without a branch per byte: the compiler makes vector code of it.
-    let (chunks, _) = bytes.as_chunks::<16>();
+    let (chunks, _) = bytes.get(skipped..)?.as_chunks::<16>();
     for chunk in chunks {
         if chunk.iter().fold(false, |found, byte| found | is_special(byte)) {
             break;
@@ -361,6 +367,7 @@ fn special(bytes: &[u8], quote: u8) -> Option<(usize, u8)> {
     rest.get(offset).map(|byte| (skipped + offset, *byte))
 }
 
+#[inline]
 const fn is_delimiter(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':' | b'{' | b'}' | b'[' | b']' | b'"' | b'\'' | b'/')
 }

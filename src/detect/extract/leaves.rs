@@ -187,7 +187,8 @@ impl<'t> Walker<'t, '_> {
     }
 
     fn leaf(&self, text: &str, literal: bool, sink: &mut Sink<'_>) -> Flow {
-        sink.whole(self.value(text, literal))
+        let value = self.value(text, literal);
+        if literal { sink.value(value) } else { sink.whole(value) }
     }
 
     /// Hands out what lies beyond the depth bound, as it stands.

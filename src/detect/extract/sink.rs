@@ -60,6 +60,11 @@ impl<'a> Sink<'a> {
         self.limits.profile == Profile::GuardCore
     }
 
+    /// True when values are no longer handed out one by one.
+    const fn is_spent(&self) -> bool {
+        self.limits.values_max <= self.values || self.limits.chars_max <= self.chars
+    }
+
     /// The look at a value without restrictions of its place.
     pub(super) const fn lens(&self) -> Lens<'static> {
         let place = Place { outer: None, steps: &[] };
@@ -78,6 +83,9 @@ impl<'a> Sink<'a> {
 
     /// Hands out a value that may hold structure of its own, structure first.
     pub(super) fn whole(&mut self, value: Value<'_>) -> Flow {
+        if self.is_spent() {
+            return self.value(value);
+        }
         if value.context.name == "query" && !self.is_guard_core() && graphql::is_document(value.text) {
             let Context { source, ref name, kind } = value.context;
             return graphql::walk(value.text, &graphql::Holder { source, kind, name, lens: value.lens }, self);
@@ -99,12 +107,12 @@ impl<'a> Sink<'a> {
         if value.text.is_empty() || value.lens.categories.is_empty() {
             return Flow::Continue(());
         }
-        if self.limits.values_max <= self.values || self.limits.chars_max <= self.chars {
+        if self.is_spent() {
             self.keep(&value);
             return Flow::Continue(());
         }
         self.values += 1;
-        self.chars += value.text.chars().count();
+        self.chars += if value.text.is_ascii() { value.text.len() } else { value.text.chars().count() };
         self.visit.value(&value.context, value.text, value.lens)
     }
 

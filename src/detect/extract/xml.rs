@@ -13,7 +13,7 @@ const ENTITIES_MAX: usize = 32;
 const EXPANSION_MAX: usize = 64 * 1024;
 
 /// Bytes of an entity's name.
-const NAME_MAX: usize = 64;
+const NAME_MAX: usize = 32;
 
 /// Attributes of one element that are read; the rest of the tag is one text.
 const ATTRIBUTES_MAX: usize = 256;
