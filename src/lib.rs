@@ -15,6 +15,8 @@ pub mod state;
 
 pub mod engine;
 
+pub mod feeds;
+
 pub mod clock;
 pub mod grpc;
 pub mod live;

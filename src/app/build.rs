@@ -7,6 +7,7 @@ use crate::config::errors::Notice;
 use crate::config::{self, Loaded, Sources};
 use crate::detect::Detector;
 use crate::engine::policy::{Feeds, Policy};
+use crate::feeds;
 use crate::live::{Notices, Snapshot};
 
 /// Everything that is wrong with a configuration, one mistake a line, each under its key.
@@ -24,7 +25,12 @@ impl fmt::Display for Refusal {
 pub fn build(sources: &Sources, previous: Option<&Snapshot>) -> Result<Snapshot, Refusal> {
     let loaded = config::load(sources).map_err(|errors| Refusal(errors.0.iter().map(ToString::to_string).collect()))?;
     let detector = detector(&loaded, previous)?;
-    let policy = Policy::compile(&loaded.config, &Feeds::default(), detector)
+    let files = feeds::load(&loaded.config);
+    if !files.errors.is_empty() {
+        return Err(refusal(&loaded, files.errors.iter().map(|error| (&*error.key, &*error.message))));
+    }
+    let feeds = Feeds { countries: files.countries, cloud: files.cloud, credentials: files.credentials };
+    let policy = Policy::compile(&loaded.config, &feeds, detector)
         .map_err(|errors| refusal(&loaded, errors.iter().map(|error| (&*error.key, &*error.message))))?;
     let notice = |notice: &Notice| notice.to_string();
     let compiled = policy.warnings.iter().map(|warning| placed(&loaded, &warning.key, &warning.message));

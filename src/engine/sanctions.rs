@@ -88,7 +88,7 @@ impl Sanctions {
         (!addr.is_loopback() && !self.trusted.contains(addr)).then_some(IpEntry::Addr(addr))
     }
 
-    /// Counts an offence and bans the client when a threshold is crossed. A ban resets the counts.
+    /// Counts an offence and bans the client when a threshold is crossed. The ban itself makes state forget the counts.
     pub(crate) async fn punish<S: State>(
         &self,
         cx: &mut Cx<'_, '_, '_>,
@@ -114,7 +114,6 @@ impl Sanctions {
             metadata: vec![("duration", int(sentence.duration.seconds()))],
             handler: "ip_ban",
         });
-        state.absolve(client).await?;
         Ok(Outcome { total, banned: Some(sentence) })
     }
 }

@@ -183,3 +183,6 @@ fn examine<'p>(demand: &'p Demand, cx: &mut Cx<'_, 'p, '_>) -> Option<Objection<
     let challenge = demand.place.challenge(&demand.name, credential.is_some());
     Some(Objection::new(401, "Authentication required").with_header("www-authenticate", challenge))
 }
+
+#[cfg(test)]
+mod tests;

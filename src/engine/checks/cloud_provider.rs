@@ -82,3 +82,49 @@ pub(crate) fn evaluate<'p>(settings: &Settings, cx: &mut Cx<'_, 'p, '_>) -> Seen
     cx.suspect(CHECK, format!("Blocked cloud provider IP: {client}"), String::new());
     Ok(Some(Objection::new(403, "Cloud provider IP not allowed")))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::testing::{Ask, check, events, lit, once, policy};
+
+    const BODY: &str = "Cloud provider IP not allowed";
+
+    #[test]
+    fn selectors_of_the_route_refuse() {
+        let route = |security: serde_json::Value, route: serde_json::Value| {
+            let mut text = crate::engine::testing::routed(route);
+            text.as_object_mut().unwrap().insert("security".to_owned(), security);
+            text
+        };
+        let own = || lit!({"block_cloud_providers": ["AWS"]});
+        let bypassed = || lit!({"bypassed_checks": ["ip"]});
+        let global = || lit!({"block_cloud_providers": ["AWS"]});
+        check(&[
+            ("inside", route(lit!({}), own()), Ask::from("3.1.1.1"), 403, BODY),
+            ("outside", route(lit!({}), own()), Ask::from("5.1.1.1"), 0, ""),
+            ("exempt", route(lit!({"exempt_ips": ["3.1.1.1"]}), own()), Ask::from("3.1.1.1"), 0, ""),
+            ("whitelisted", route(lit!({"whitelist": ["3.1.1.1"]}), own()), Ask::from("3.1.1.1"), 0, ""),
+            (
+                "bypassed",
+                route(lit!({}), lit!({"block_cloud_providers": ["AWS"], "bypassed_checks": ["clouds"]})),
+                Ask::from("3.1.1.1"),
+                0,
+                "",
+            ),
+            (
+                "the global set, where addresses are bypassed",
+                route(global(), bypassed()),
+                Ask::from("3.1.1.1"),
+                403,
+                BODY,
+            ),
+        ]);
+        let policy = policy(route(lit!({}), own()));
+        let decision = once(&policy, Ask::from("3.1.1.1"));
+        assert_eq!(
+            events(&decision),
+            [("cloud_blocked", "request_blocked"), ("decorator_violation", "request_blocked")]
+        );
+        assert_eq!(decision.facts[1].reason, "Cloud provider IP 3.1.1.1 blocked");
+    }
+}

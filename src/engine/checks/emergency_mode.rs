@@ -36,3 +36,22 @@ pub(crate) fn evaluate<'p>(settings: &Settings, cx: &mut Cx<'_, 'p, '_>) -> Seen
     cx.suspect(CHECK, format!("[EMERGENCY MODE] Access denied for IP {client}"), String::new());
     Ok(Some(Objection::new(503, "Service temporarily unavailable")))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::testing::{Ask, check, lit};
+
+    #[test]
+    fn only_the_emergency_list_passes() {
+        let lockdown = || lit!({"security": {"emergency_mode": true, "emergency_whitelist": ["10.0.0.0/8"], "fail_secure": false}});
+        const BODY: &str = "Service temporarily unavailable";
+        check(&[
+            ("listed", lockdown(), Ask::from("10.1.2.3"), 0, ""),
+            ("not listed", lockdown(), Ask::default(), 503, BODY),
+            ("text is never listed", lockdown(), Ask::from("testclient"), 503, BODY),
+            ("nobody is never listed", lockdown(), Ask::from(""), 503, BODY),
+            ("excluded paths stay open", lockdown(), Ask { target: "/docs", ..Ask::default() }, 0, ""),
+            ("off", lit!({}), Ask::default(), 0, ""),
+        ]);
+    }
+}

@@ -302,3 +302,6 @@ fn refuse(cx: &mut Cx<'_, '_, '_>, cause: &Cause) -> &'static str {
     cx.suspect(CHECK, format!("IP not allowed: {client} - {reason}"), String::new());
     "ip_blocked"
 }
+
+#[cfg(test)]
+mod tests;

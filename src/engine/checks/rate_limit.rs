@@ -235,3 +235,6 @@ async fn count_refusal<S: State>(cx: &mut Cx<'_, '_, '_>, state: &S) {
         cx.suspect(CHECK, text, String::new());
     }
 }
+
+#[cfg(test)]
+mod tests;

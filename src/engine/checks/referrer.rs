@@ -82,3 +82,34 @@ pub(crate) fn evaluate<'p>(settings: &'p Settings, cx: &mut Cx<'_, 'p, '_>) -> S
     cx.suspect(CHECK, hook, String::new());
     Ok(Some(Objection::new(403, body)))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::testing::{Ask, check, lit, routed};
+
+    #[test]
+    fn the_referer_names_an_allowed_host() {
+        let rule = || routed(lit!({"require_referrer": ["example.com", "https://app.example.org:8443/x"]}));
+        for (referer, status) in [
+            ("https://example.com/", 0),
+            ("https://EXAMPLE.com", 0),
+            ("http://a.b.example.com/path?x", 0),
+            ("https://app.example.org:8443/", 0),
+            ("https://app.example.org/", 403),
+            ("https://example.com:8443/", 403),
+            ("https://user@example.com/", 403),
+            ("https://badexample.com/", 403),
+            ("https://example.com.evil.net/", 403),
+            ("https://example.com./", 403),
+            ("example.com/", 403),
+            ("https://evil.net/?https://example.com/", 403),
+        ] {
+            let body = if status == 0 { "" } else { "Invalid referrer" };
+            check(&[(referer, rule(), Ask::with(&[("referer", referer)]), status, body)]);
+        }
+        check(&[
+            ("missing", rule(), Ask::default(), 403, "Referrer required"),
+            ("empty", rule(), Ask::with(&[("referer", "")]), 403, "Referrer required"),
+        ]);
+    }
+}

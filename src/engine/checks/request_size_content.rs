@@ -71,3 +71,29 @@ fn media_type<'r>(cx: &Cx<'_, '_, 'r>) -> &'r str {
     let value = cx.request.headers.text("content-type").unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::engine::testing::{Ask, check, lit, routed};
+
+    #[test]
+    fn declared_size_and_type_are_compared() {
+        let size = |bytes: u64| routed(json!({"max_request_size": bytes}));
+        let types = || routed(lit!({"allowed_content_types": ["application/json"]}));
+        const LARGE: &str = "Request too large";
+        const TYPE: &str = "Unsupported content type";
+        check(&[
+            ("at the bound", size(10), Ask::with(&[("content-length", "10")]), 0, ""),
+            ("one above", size(10), Ask::with(&[("content-length", "11")]), 413, LARGE),
+            ("0 means none", size(0), Ask::with(&[("content-length", "11")]), 0, ""),
+            ("no length declared", size(10), Ask::default(), 0, ""),
+            ("no number", size(10), Ask::with(&[("content-length", "ten")]), 500, "Security check failed"),
+            ("the type", types(), Ask::with(&[("content-type", "application/json")]), 0, ""),
+            ("in capitals, with a parameter", types(), Ask::with(&[("content-type", "Application/JSON ; a=b")]), 0, ""),
+            ("another type", types(), Ask::with(&[("content-type", "text/plain")]), 415, TYPE),
+            ("no type, a GET too", types(), Ask::default(), 415, TYPE),
+        ]);
+    }
+}

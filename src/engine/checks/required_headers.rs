@@ -79,3 +79,28 @@ fn kind(name: &str) -> (&'static str, &'static str) {
         ("advanced", "required_header")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::testing::{Ask, check, lit, routed, wrong};
+
+    #[test]
+    fn the_first_missing_or_different_header_is_named() {
+        let demand = || routed(lit!({"required_headers": {"X-One": "required", "X-Two": "2"}}));
+        check(&[
+            ("both there", demand(), Ask::with(&[("x-one", "any"), ("x-two", "2")]), 0, ""),
+            ("none", demand(), Ask::default(), 400, "Missing required header: X-One"),
+            ("empty", demand(), Ask::with(&[("x-one", "")]), 400, "Missing required header: X-One"),
+            ("the second", demand(), Ask::with(&[("x-one", "1")]), 400, "Missing required header: X-Two"),
+            (
+                "another value",
+                demand(),
+                Ask::with(&[("x-one", "1"), ("x-two", "3")]),
+                400,
+                "Header 'X-Two' does not match the required value",
+            ),
+        ]);
+        assert_eq!(wrong(routed(lit!({"required_headers": {"X One": "1"}}))), ["routes[0].required_headers.X One"]);
+        assert_eq!(wrong(routed(lit!({"required_headers": {"X-One": []}}))), ["routes[0].required_headers.X-One"]);
+    }
+}

@@ -28,3 +28,30 @@ pub(crate) fn evaluate<'p>(cx: &mut Cx<'_, 'p, '_>) -> Seen<'p> {
     cx.suspect(CHECK, REASON.to_owned(), String::new());
     Ok(Some(Objection::new(500, "Route resolution failed")))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::engine::testing::{Ask, check, lit};
+
+    #[test]
+    fn strict_policies_refuse_what_they_cannot_route() {
+        let one = |strict: bool| json!({"security": {"route_resolution_strict": strict}, "routes": [{"name": "a", "match": [{"path": "/a"}]}]});
+        let named = |route| Ask { route: Some(route), ..Ask::default() };
+        check(&[
+            ("no route matches", one(true), Ask::default(), 500, "Route resolution failed"),
+            ("a name that is no route", one(true), named("b"), 500, "Route resolution failed"),
+            ("a name that is a route", one(true), named("a"), 0, ""),
+            ("a match", one(true), Ask { target: "/a", ..Ask::default() }, 0, ""),
+            ("lenient", one(false), named("b"), 0, ""),
+            (
+                "no routes, nothing to lose",
+                lit!({"security": {"route_resolution_strict": true}}),
+                Ask::default(),
+                0,
+                "",
+            ),
+        ]);
+    }
+}

@@ -225,3 +225,6 @@ pub(crate) async fn escalate<S: State>(cx: &mut Cx<'_, '_, '_>, state: &S, meter
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,3 +92,50 @@ pub(crate) async fn evaluate<'p, S: State>(
     suspicious_activity::escalate(cx, state, meter, Violation { check: CHECK, category: "user_agent" }).await;
     Ok(Some(Objection::new(403, "User-Agent not allowed")))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::engine::testing::{Ask, check, events, lit, once, policy, routed, wrong};
+
+    const BODY: &str = "User-Agent not allowed";
+
+    #[test]
+    fn patterns_search_the_beginning_without_case() {
+        let global = |pattern: &str| json!({"security": {"blocked_user_agents": [pattern]}});
+        let late = format!("{}bot", "é".repeat(510));
+        let too_late = format!("{}bot", "é".repeat(511));
+        check(&[
+            ("found", global("evilbot/1"), Ask::with(&[("user-agent", "x EvilBot/1.0")]), 403, BODY),
+            ("not found", global("evilbot"), Ask::with(&[("user-agent", "curl")]), 0, ""),
+            ("missing is empty", global("^$"), Ask::default(), 403, BODY),
+            ("a line of many", global("^evil"), Ask::with(&[("user-agent", "a\nevil")]), 403, BODY),
+            ("not yet over the bound", global("b"), Ask::with(&[("user-agent", &late)]), 403, BODY),
+            ("cut at 512 characters", global("bot"), Ask::with(&[("user-agent", &too_late)]), 0, ""),
+            (
+                "of the route",
+                routed(lit!({"blocked_user_agents": ["evil"]})),
+                Ask::with(&[("user-agent", "evil")]),
+                403,
+                BODY,
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_route_with_patterns_owns_the_report() {
+        let mut text = routed(lit!({"blocked_user_agents": ["other"]}));
+        text.as_object_mut().unwrap().insert("security".to_owned(), lit!({"blocked_user_agents": ["evil"]}));
+        let policy = policy(text);
+        let decision = once(&policy, Ask::with(&[("user-agent", "evil")]));
+        assert_eq!(events(&decision), [("decorator_violation", "request_blocked")]);
+    }
+
+    #[test]
+    fn bad_patterns_are_named_by_position() {
+        let text = lit!({"security": {"blocked_user_agents": ["ok", "("]}});
+        assert_eq!(wrong(text), ["security.blocked_user_agents[1]"]);
+        assert_eq!(wrong(routed(lit!({"blocked_user_agents": ["["]}))), ["routes[0].blocked_user_agents[0]"]);
+    }
+}
