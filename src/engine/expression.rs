@@ -102,8 +102,11 @@ impl Program {
             errors.errors.iter().map(place).collect::<Vec<_>>().join("; ")
         })?;
         let references = inner.references();
-        let mut unknown: Vec<&str> =
-            references.variables().into_iter().filter(|name| !VARIABLES.contains(name) && *name != extra).collect();
+        let mut unknown: Vec<&str> = references
+            .variables()
+            .into_iter()
+            .filter(|name| !VARIABLES.contains(name) && *name != extra && !is_bound(source, name))
+            .collect();
         unknown.sort_unstable();
         if let Some(name) = unknown.first() {
             return Err(format!("`{name}` is unknown; there are {}, {extra}", VARIABLES.join(", ")));
@@ -193,6 +196,15 @@ impl Program {
         }
         self.inner.execute(&context).map_err(|error| self.error(shape(&error)))
     }
+}
+
+/// True when a macro such as `exists(name, ...)` binds the name.
+fn is_bound(source: &str, name: &str) -> bool {
+    source.match_indices(name).any(|(at, _)| {
+        let (before, rest) = source.split_at(at);
+        let after = rest.strip_prefix(name).unwrap_or_default();
+        before.trim_end().ends_with('(') && after.trim_start().starts_with(',')
+    })
 }
 
 /// What went wrong, without the values involved: they may hold what a client or a user wants secret.

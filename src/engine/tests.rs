@@ -178,8 +178,8 @@ fn the_response_modifier_changes_answers_of_ours() {
             {"set": {"X-Frame-Options": "DENY", "X-By": "guard"}},
             {"when": "response.status == 403 && request.method == 'GET'", "add": {"X-When": "yes"}, "remove": ["Referrer-Policy"]},
             {"when": "response.status == 429", "set": {"X-Never": "1"}},
-            {"when": "response.nothing", "set": {"X-Failed": "1"}},
-        ],
+            {"when": "response.nothing", "set": {"X-Failed": "1"}}
+        ]
     }}));
     let decision = once(&policy, Ask::from("9.9.9.9"));
     for (name, expected) in [
@@ -445,9 +445,9 @@ proptest! {
             "security": {
                 "enable_cors": true, "trusted_proxies": ["0.0.0.0/0", "unix"], "trust_x_forwarded_proto": true,
                 "custom_request_check": "request.path == 'x' || request.query.size() == 99",
-                "blocked_user_agents": ["a+b"], "block_cloud_providers": ["AWS"], "enforce_https": false,
+                "blocked_user_agents": ["a+b"], "block_cloud_providers": ["AWS"], "enforce_https": false
             },
-            "routes": [{"name": "r", "match": [{"regex": "/.*x"}], "require_referrer": ["a.com"], "honeypot_fields": ["a"]}],
+            "routes": [{"name": "r", "match": [{"regex": "/.*x"}], "require_referrer": ["a.com"], "honeypot_fields": ["a"]}]
         });
         thread_local! {
             static POLICY: std::cell::OnceCell<&'static crate::engine::policy::Policy> = const { std::cell::OnceCell::new() };

@@ -13,7 +13,7 @@ fn table() -> Value {
         {"name": "regex", "match": [{"regex": "/v[0-9]+/.*"}]},
         {"name": "any-first", "match": [{"template": "/{tenant}/settings"}]},
         {"name": "late-prefix", "match": [{"prefix": "/shop"}]},
-        {"name": "named-only"},
+        {"name": "named-only"}
     ]})
 }
 
@@ -76,7 +76,7 @@ fn bad_routes_are_reported_together() {
         {"name": "a", "match": [{"path": "a"}, {"prefix": "/%ff"}]},
         {"name": "", "match": [{"template": "/{}"}, {"template": "/{a...}/b"}, {"template": "/a{b}"}]},
         {"name": "b", "match": [{"regex": "("}, {"hosts": ["*"]}, {"hosts": ["a.*"]}]},
-        {"name": "c", "bypassed_checks": ["everything"]},
+        {"name": "c", "bypassed_checks": ["everything"]}
     ]});
     assert_eq!(
         wrong(text),

@@ -8,8 +8,8 @@ fn a_categorys_own_threshold_is_tried_first_and_in_the_order_found() {
         "auto_ban_duration": 100,
         "threat_ban_config": {
             "xss": {"threshold": 3, "duration": 30},
-            "sqli": {"threshold": 2, "duration": 20},
-        },
+            "sqli": {"threshold": 2, "duration": 20}
+        }
     }}));
     let seconds = |categories: &[Category], counts: &[(Category, u64)], total| {
         let suspicion = Suspicion { by_category: counts.iter().copied().collect(), total };

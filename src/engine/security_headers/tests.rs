@@ -17,7 +17,7 @@ fn value(set: Value, name: &str) -> Option<String> {
 #[test]
 fn values_follow_the_settings() {
     for (set, name, expected) in [
-        (lit!({}), "x-frame-options", Some("SAMEORIGIN")),
+        (lit!({"enabled": true}), "x-frame-options", Some("SAMEORIGIN")),
         (lit!({"frame_options": "DENY"}), "x-frame-options", Some("DENY")),
         (lit!({"frame_options": null}), "x-frame-options", Some("SAMEORIGIN")),
         (lit!({"frame_options": ""}), "x-frame-options", Some("")),

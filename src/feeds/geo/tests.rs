@@ -9,6 +9,7 @@ enum Field {
     Short(u16),
     Long(u32),
     Epoch(u64),
+    NoTexts,
 }
 
 fn encode(field: &Field, out: &mut Vec<u8>) {
@@ -28,6 +29,7 @@ fn encode(field: &Field, out: &mut Vec<u8>) {
             out.push(5 << 5 | 2);
             out.extend(value.to_be_bytes());
         }
+        Field::NoTexts => out.extend([0, 4]),
         Field::Epoch(value) => {
             out.extend([8, 2]);
             out.extend(value.to_be_bytes());
@@ -81,7 +83,9 @@ fn database(records: Vec<(&str, Field)>) -> Vec<u8> {
             ("binary_format_minor_version", Field::Short(0)),
             ("build_epoch", Field::Epoch(1_795_219_200)),
             ("database_type", Field::Text("test")),
+            ("description", Field::Map(Vec::new())),
             ("ip_version", Field::Short(4)),
+            ("languages", Field::NoTexts),
             ("node_count", Field::Long(u32::try_from(count).unwrap())),
             ("record_size", Field::Short(24)),
         ]),

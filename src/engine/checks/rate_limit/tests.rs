@@ -186,6 +186,6 @@ fn bad_limits_are_reported() {
     );
     assert_eq!(
         wrong(limits(lit!({}), lit!({"geo_rate_limits": {"Germany": [1, 1]}}))),
-        ["routes[0].geo_rate_limits.Germany"]
+        ["routes[0].geo_rate_limits.GERMANY"]
     );
 }
