@@ -148,7 +148,6 @@ fn policy(case: &Value) -> Policy {
     fields.extend(case["config"].as_object().unwrap().clone());
     config.security = serde_json::from_str(&security.to_string()).unwrap();
     config.routes = case["routes"].as_object().unwrap().iter().map(route).collect();
-    config.detection.profile = envoy_guard::config::exclusions::Profile::GuardCore;
     let countries: BTreeMap<_, _> = case["geo_countries"]
         .as_object()
         .unwrap()
