@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use envoy_guard::config::Config;
 use envoy_guard::config::routes::{RouteConfig, RouteMatch};
@@ -77,6 +77,16 @@ fn run(suite: &str) -> (usize, usize) {
     }
     assert!(differences.is_empty(), "{suite}: {} differences\n{}", differences.len(), differences.join("\n"));
     (held, drives)
+}
+
+/// One detector for all: no case changes what it is compiled from, and compiling takes long.
+fn detector() -> Arc<Detector> {
+    static DETECTOR: OnceLock<Arc<Detector>> = OnceLock::new();
+    let compile = || {
+        let config = Config::default();
+        Arc::new(Detector::compile(&config.security, &config.detection).unwrap())
+    };
+    Arc::clone(DETECTOR.get_or_init(compile))
 }
 
 fn blank<'r>() -> Request<'r> {
@@ -155,8 +165,7 @@ fn policy(case: &Value) -> Policy {
         .map(|(ip, code)| (ip.parse().unwrap(), CountryCode::new(code.as_str().unwrap()).unwrap()))
         .collect();
     let feeds = Feeds { countries: Some(Arc::new(CountryTable(countries))), ..Feeds::default() };
-    let detector = Arc::new(Detector::compile(&config.security, &config.detection).unwrap());
-    Policy::compile(&config, &feeds, detector).unwrap()
+    Policy::compile(&config, &feeds, detector()).unwrap()
 }
 
 fn route((path, fields): (&String, &Value)) -> RouteConfig {
@@ -291,8 +300,7 @@ fn usual() -> Request<'static> {
 
 /// Allocations of one allowed decision once everything is warm.
 fn allocations_of(config: &Config) -> u64 {
-    let detector = Arc::new(Detector::compile(&config.security, &config.detection).unwrap());
-    let policy = Policy::compile(config, &Feeds::default(), detector).unwrap();
+    let policy = Policy::compile(config, &Feeds::default(), detector()).unwrap();
     let (state, request) = (Memory::new(1000), usual());
     let mut counts = Vec::with_capacity(64);
     for number in 0..64 {
