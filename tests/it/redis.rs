@@ -369,6 +369,65 @@ async fn memory_takes_over_and_hands_back() {
 }
 
 #[tokio::test]
+async fn counts_survive_a_cluster_that_moves_its_slots() {
+    let cluster = Cluster::start();
+    let state = Redis::new(cluster.settings("p:")).unwrap();
+    let id = |node: &Server| node.cli(&["cluster", "myid"]);
+    let mut moving = std::process::Command::new("redis-cli")
+        .args(["--cluster", "reshard", &format!("127.0.0.1:{}", cluster.nodes[0].port)])
+        .args(["--cluster-from", &id(&cluster.nodes[0]), "--cluster-to", &id(&cluster.nodes[1])])
+        .args(["--cluster-slots", "400", "--cluster-yes"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut rounds = 0;
+    while moving.try_wait().unwrap().is_none() {
+        rounds += 1;
+        for number in 0..50 {
+            let count = hit(&state, &format!("203.0.113.{number}"), NOW).await.unwrap();
+            assert_eq!(count, rounds, "203.0.113.{number}");
+        }
+    }
+    println!("{rounds} rounds while the slots moved");
+    assert!(1 < rounds);
+}
+
+#[tokio::test]
+async fn bans_under_old_spellings_are_moved() {
+    let server = Server::start(&[]);
+    for (name, value, milliseconds) in [
+        ("::ffff:203.0.113.1", "1800000900.25", "900000"),
+        ("[2001:DB8::1]", "1800000900.25", "900000"),
+        ("::ffff:203.0.113.2", "1800000100.0", "100000"),
+        ("203.0.113.2", "1800000900.25", "900000"),
+        ("::ffff:203.0.113.3", "1800000900.25", "900000"),
+        ("203.0.113.3", "1800000100.0", "100000"),
+    ] {
+        server.cli(&["set", &format!("p:banned_ips:{name}"), value, "px", milliseconds]);
+    }
+    server.cli(&["set", "p:banned_ips:::ffff:203.0.113.4", "1800000900.25"]);
+    let state = Arc::new(standalone(&server, "p:"));
+    let _upkeep = maintain(&state).await;
+    soon("all are moved", async || !server.cli(&["keys", "*ffff*"]).contains("ffff")).await;
+    for (addr, banned) in [
+        ("203.0.113.1", true),
+        ("2001:db8::1", true),
+        ("203.0.113.2", true),
+        ("203.0.113.3", true),
+        ("203.0.113.4", false),
+    ] {
+        let key = format!("p:banned_ips:{addr}");
+        soon("it is moved", async || server.cli(&["get", &key]) == if banned { "1800000900.25" } else { "" }).await;
+        if banned {
+            let left: u64 = server.cli(&["pttl", &key]).parse().unwrap();
+            assert!((880_000..=900_000).contains(&left), "{addr}: {left}");
+        }
+        assert_eq!(ban_of(&*state, addr, NOW).await.unwrap().is_some(), banned, "{addr}");
+    }
+    assert_eq!(server.cli(&["dbsize"]), "4");
+}
+
+#[tokio::test]
 async fn operations_by_namespace_and_name() {
     let server = Server::start(&[]);
     for state in [standalone(&server, "a*[b]:"), standalone(&server, "ab:")] {

@@ -6,6 +6,7 @@
 mod ask;
 mod cache;
 mod link;
+mod migrate;
 mod push;
 mod script;
 pub mod settings;
@@ -45,6 +46,8 @@ pub struct Redis {
     networks_changed: AtomicU64,
     /// True while pushes arrive, which is what a remembered clean client relies on.
     listening: AtomicBool,
+    /// True once bans under old spellings were moved.
+    migrated: AtomicBool,
     /// Custom patterns changed, here or elsewhere; counts up.
     patterns_changed: tokio::sync::watch::Sender<u64>,
     /// Names this process in pushes.
@@ -95,6 +98,7 @@ impl Redis {
             networks: Networks::default(),
             networks_changed: AtomicU64::new(0),
             listening: AtomicBool::new(false),
+            migrated: AtomicBool::new(false),
             patterns_changed: tokio::sync::watch::Sender::new(0),
             origin: uuid::Uuid::new_v4().simple().to_string(),
             settings,

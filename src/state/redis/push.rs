@@ -139,6 +139,7 @@ impl Redis {
         self.cache.forget_clean();
         self.patterns_changed.send_modify(|count| *count += 1);
         self.listening.store(true, Ordering::Relaxed);
+        self.migrate_once().await;
         let (mut sink, mut messages) = listening.split();
         let mut reading = tokio::time::interval(self.settings.networks_interval);
         let mut health = tokio::time::interval(self.settings.health_interval.unwrap_or(RELISTEN_MAX * 3600));
@@ -160,6 +161,21 @@ impl Redis {
                     }
                 }
             }
+        }
+    }
+
+    /// Moves bans under old spellings, once in the life of this process.
+    async fn migrate_once(&self) {
+        if self.migrated.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.migrate_bans().await {
+            Ok(0) => self.migrated.store(true, Ordering::Relaxed),
+            Ok(count) => {
+                tracing::info!(count, "bans under old spellings were moved");
+                self.migrated.store(true, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, "bans under old spellings were not moved"),
         }
     }
 
