@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
@@ -9,6 +10,7 @@ use crate::config::exclusions::DetectionConfig;
 use crate::config::security::SecurityConfig;
 use crate::detect::confirm::Candidate;
 use crate::detect::rows::{self, PatternFile, Row};
+use crate::detect::semantic::{self, Analysis};
 use crate::detect::table::{Candidates, Noise, Table};
 use crate::detect::view::{Recipe, Views};
 use crate::detect::{Context, DetectError, Detector, Limits, Method, Report, Settings, Threat, View};
@@ -33,14 +35,27 @@ impl Detector {
         files: &[PatternFile<'_>],
     ) -> Result<Self, Vec<DetectError>> {
         let table = Table::compile(rows::load(detection.profile, files)?)?;
-        Ok(Self { table, settings: settings(security, detection) })
+        let detector = Self { table, settings: settings(security, detection), semantic_threshold: AtomicU64::new(0) };
+        detector.configure_semantic_threshold(security.detection_semantic_threshold);
+        Ok(detector)
+    }
+
+    /// Changes the semantic threshold from now on, held to 0 to 1; 0 turns the analyser off. Kept in memory only.
+    pub fn configure_semantic_threshold(&self, threshold: f64) {
+        let held = if threshold.is_nan() { 0.0 } else { threshold.clamp(0.0, 1.0) };
+        self.semantic_threshold.store(held.to_bits(), Ordering::Relaxed);
+    }
+
+    fn semantic_threshold(&self) -> f64 {
+        f64::from_bits(self.semantic_threshold.load(Ordering::Relaxed))
     }
 
     /// Looks at one value: guard-core's `detect`.
     #[must_use]
     pub fn detect(&self, content: &str, context: &Context<'_>) -> Report {
         let views = Views::new(content, &self.settings.recipe);
-        let threats = self.threats(&views, context, CategorySet::DETECTION, &mut Unwatched);
+        let mut threats = self.threats(&views, context, CategorySet::DETECTION, &mut Unwatched);
+        let semantic = self.semantic(&views, &mut threats);
         let (is_threat, threat_score) = self.score(&threats);
         Report {
             is_threat,
@@ -48,7 +63,29 @@ impl Detector {
             original_length: content.chars().count(),
             processed_length: views.text(View::Processed).chars().count(),
             threats,
+            semantic,
         }
+    }
+
+    /// What the semantic analyser says; its threats join `threats`.
+    pub(super) fn semantic(&self, views: &Views<'_>, threats: &mut Vec<Threat>) -> Option<Box<Analysis>> {
+        let (threshold, chars_max) = (self.semantic_threshold(), self.settings.semantic_chars_max);
+        let analysis = semantic::analyse(views.text(View::Processed), views.content(), threshold, chars_max)?;
+        let threat = |row: &'static str, category: Category, probability: f64| Threat {
+            method: Method::Semantic,
+            category,
+            weight: 0.0,
+            probability,
+            ..budget(row)
+        };
+        let before = threats.len();
+        threats.extend(
+            analysis.kinds(threshold).map(|(kind, probability)| threat(kind.row(), kind.category(), probability)),
+        );
+        if threats.len() == before {
+            threats.push(threat("semantic:suspicious", Category::CUSTOM, analysis.score));
+        }
+        Some(analysis)
     }
 
     /// Runs every row's own examples through the whole detector and says which come out wrong, by row. Empty is good.
@@ -86,6 +123,12 @@ impl Detector {
         categories: CategorySet,
         watch: &mut impl Watch,
     ) -> Vec<Threat> {
+        if views.is_plain() {
+            let candidates = self.table.candidates(views.content(), ALL_VIEWS, context.source, categories);
+            if candidates.is_empty() {
+                return Vec::new();
+            }
+        }
         let found = self.scans(views, context, categories);
         let processed_from = source_of(views, View::Processed);
         if found.iter().all(SmallVec::is_empty) && !views.is_exhausted && processed_from == View::Raw {
@@ -167,6 +210,9 @@ impl Detector {
         (is_threat, anomaly.max(probability).min(1.0))
     }
 }
+
+/// The mask of every view.
+const ALL_VIEWS: u8 = (1 << View::ALL.len()) - 1;
 
 /// Told of every candidate, for `explain`.
 pub(super) trait Watch {
@@ -258,7 +304,6 @@ fn settings(security: &SecurityConfig, detection: &DetectionConfig) -> Settings 
             undecodable_body: detection.undecodable_body,
         },
         threshold: security.detection_threat_score_threshold,
-        semantic_threshold: security.detection_semantic_threshold,
         semantic_chars_max: content_max,
         exclusions: detection.exclusions.clone(),
         log_only_categories: detection.log_only_categories.iter().filter_map(|name| Category::named(name)).collect(),

@@ -103,15 +103,15 @@ impl<M: Meter> Visit for Inspector<'_, M> {
             return ControlFlow::Continue(());
         }
         let views = Views::new(text, &detector.settings.recipe);
-        let threats = match &mut self.trace {
+        let mut tracer = self.trace.is_some().then(|| Tracer::new(context, &views));
+        let mut threats = match &mut tracer {
             None => detector.threats(&views, context, lens.categories, &mut Unwatched),
-            Some(trace) => {
-                let mut tracer = Tracer::new(context, &views);
-                let threats = detector.threats(&views, context, lens.categories, &mut tracer);
-                trace.values.push(tracer.into_value());
-                threats
-            }
+            Some(tracer) => detector.threats(&views, context, lens.categories, tracer),
         };
+        let analysis = if lens.semantic { detector.semantic(&views, &mut threats) } else { None };
+        if let (Some(trace), Some(tracer)) = (&mut self.trace, tracer) {
+            trace.values.push(tracer.into_value(analysis));
+        }
         self.weigh(context, lens, threats)
     }
 

@@ -7,7 +7,9 @@ mod detector;
 mod exclusion;
 pub mod extract;
 mod inspect;
+pub mod monitor;
 pub mod rows;
+pub mod semantic;
 mod table;
 pub mod trace;
 mod view;
@@ -136,6 +138,8 @@ pub struct Report {
     pub original_length: usize,
     /// Code points of the processed view.
     pub processed_length: usize,
+    /// What the semantic analyser measured, when it found a threat.
+    pub semantic: Option<Box<semantic::Analysis>>,
 }
 
 impl Report {
@@ -284,6 +288,8 @@ pub struct Limits {
 pub struct Detector {
     table: table::Table,
     settings: Settings,
+    /// Bits of the semantic threshold, which can be changed while the rest cannot.
+    semantic_threshold: std::sync::atomic::AtomicU64,
 }
 
 /// What the policy says about detection as a whole.
@@ -292,7 +298,6 @@ struct Settings {
     recipe: view::Recipe,
     limits: Limits,
     threshold: f64,
-    semantic_threshold: f64,
     semantic_chars_max: usize,
     exclusions: Vec<crate::config::exclusions::Exclusion>,
     log_only_categories: CategorySet,

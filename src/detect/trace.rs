@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::detect::confirm::Candidate;
 use crate::detect::detector::{Watch, excerpt};
 use crate::detect::rows::Row;
+use crate::detect::semantic::Analysis;
 use crate::detect::view::Views;
 use crate::detect::{Context, Threat, View};
 
@@ -31,6 +32,8 @@ pub struct Value {
     pub views: Vec<(View, String)>,
     /// Rows with a candidate, in the order judged.
     pub hits: Vec<Hit>,
+    /// What the semantic analyser measured, when it found a threat.
+    pub semantic: Option<Box<Analysis>>,
     /// Score of what counts.
     pub score: f64,
     /// The verdict on this value.
@@ -74,6 +77,7 @@ impl Value {
             text: cut(text),
             views: Vec::new(),
             hits: Vec::new(),
+            semantic: None,
             score: 0.0,
             is_threat: false,
             is_excluded: false,
@@ -110,7 +114,8 @@ impl Tracer {
         Self(value)
     }
 
-    pub(super) fn into_value(self) -> Value {
+    pub(super) fn into_value(mut self, semantic: Option<Box<Analysis>>) -> Value {
+        self.0.semantic = semantic;
         self.0
     }
 }

@@ -79,6 +79,9 @@ fn disagreement(case: &Value, report: &Report) -> Option<String> {
     if 1e-6 < (score - report.threat_score).abs() {
         return Some(format!("score {} should be {score}; found {found:?}", report.threat_score));
     }
+    if let Some(difference) = semantic_disagreement(expected, report) {
+        return Some(difference);
+    }
     let pinned: BTreeSet<&str> =
         expected["threats"].as_array().unwrap().iter().filter_map(|threat| threat["category"].as_str()).collect();
     let ours: BTreeSet<&str> = report
@@ -89,6 +92,36 @@ fn disagreement(case: &Value, report: &Report) -> Option<String> {
         .collect();
     (!pinned.is_empty() && pinned.is_disjoint(&ours))
         .then(|| format!("categories {ours:?} should meet {pinned:?}; found {found:?}"))
+}
+
+/// How the semantic analysis differs from the pinned one.
+fn semantic_disagreement(expected: &Value, report: &Report) -> Option<String> {
+    let threats = expected["threats"].as_array().unwrap();
+    let pinned: Vec<&Value> = threats.iter().filter(|threat| threat["type"] == "semantic").collect();
+    let ours: Vec<_> = report.threats.iter().filter(|threat| threat.method == Method::Semantic).collect();
+    let agree = pinned.len() == ours.len()
+        && pinned.iter().zip(&ours).all(|(pinned, ours)| {
+            let row = format!("semantic:{}", pinned["attack_type"].as_str().unwrap());
+            row == ours.row && (pinned["probability"].as_f64().unwrap() - ours.probability).abs() < 1e-6
+        });
+    if !agree {
+        return Some(format!("semantic threats {ours:?} should be {pinned:?}"));
+    }
+    let pinned = &pinned.first()?["analysis"];
+    let Some(ours) = report.semantic.as_deref() else { return Some("the semantic analysis is missing".to_owned()) };
+    let near = |key: &str, ours: f64| (pinned[key].as_f64().unwrap() - ours).abs() < 1e-5;
+    let probabilities = ours.attack_probabilities.iter().all(|(kind, probability)| {
+        let kind = serde_json::to_value(kind).unwrap();
+        (pinned["attack_probabilities"][kind.as_str().unwrap()].as_f64().unwrap() - probability).abs() < 1e-6
+    });
+    let agree = probabilities
+        && near("entropy", ours.entropy)
+        && near("code_injection_risk", ours.code_injection_risk)
+        && pinned["encoding_layers"] == ours.encoding_layers
+        && pinned["is_obfuscated"] == ours.is_obfuscated
+        && pinned["token_count"] == ours.token_count
+        && pinned["suspicious_patterns"] == serde_json::to_value(&ours.suspicious_patterns).unwrap();
+    (!agree).then(|| format!("analysis {ours:?} should be {pinned}"))
 }
 
 #[test]

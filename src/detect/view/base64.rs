@@ -63,9 +63,27 @@ fn is_url_safe(byte: u8) -> bool {
     matches!(byte, b'-' | b'_')
 }
 
+/// True when [`decode_islands`] may find something.
+pub(super) fn is_candidate(text: &str, recipe: &Recipe) -> bool {
+    if recipe.is_strict() { has_run(text.as_bytes(), STRICT_MIN) } else { CANDIDATE_MIN <= text.len() }
+}
+
+/// True when `length` alphabet characters stand in a row. Looks at the end of a possible run first, so most of a text
+/// of words is never looked at.
+fn has_run(bytes: &[u8], length: usize) -> bool {
+    let mut start = 0;
+    while let Some(window) = bytes.get(start..start + length) {
+        match window.iter().rposition(|byte| !is_alphabet(*byte)) {
+            Some(gap) => start += gap + 1,
+            None => return true,
+        }
+    }
+    false
+}
+
 /// Replaces base64 by the text it holds. `None` when there is none.
 pub(super) fn decode_islands(text: &str, recipe: &Recipe, gunzips: &mut Gunzips) -> Option<String> {
-    if text.len() < CANDIDATE_MIN {
+    if !is_candidate(text, recipe) {
         return None;
     }
     let mut result = String::new();
@@ -347,7 +365,7 @@ fn inflated(bytes: &[u8], max: usize) -> Option<Vec<u8>> {
 static UNPRINTABLE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{C}\p{Z}--\x20]").ok());
 
 /// Characters that are neither visible nor a plain blank.
-fn unprintable(text: &str) -> usize {
+pub(crate) fn unprintable(text: &str) -> usize {
     if text.is_ascii() {
         return text.bytes().filter(|byte| !matches!(byte, 0x20..=0x7e)).count();
     }

@@ -57,8 +57,7 @@ fn pair(high: u8, low: u8) -> Option<u8> {
 /// Replaces each maximal run of triplets by what `replace` makes of its bytes; `None` keeps the run.
 fn replace_runs(text: &str, replace: impl Fn(&[u8], &mut String) -> bool) -> Option<String> {
     let bytes = text.as_bytes();
-    let mut result = String::new();
-    let mut run = Vec::new();
+    let (mut result, mut piece, mut run) = (String::new(), String::new(), Vec::new());
     let (mut copied, mut at) = (0, 0);
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr(b'%', rest)) {
         let start = at + found;
@@ -72,12 +71,11 @@ fn replace_runs(text: &str, replace: impl Fn(&[u8], &mut String) -> bool) -> Opt
             at += 1;
             continue;
         }
-        let keep = result.len();
-        result.push_str(text.get(copied..start).unwrap_or_default());
-        if replace(&run, &mut result) {
+        piece.clear();
+        if replace(&run, &mut piece) {
+            result.push_str(text.get(copied..start).unwrap_or_default());
+            result.push_str(&piece);
             copied = at;
-        } else {
-            result.truncate(keep);
         }
     }
     if copied == 0 {
@@ -194,19 +192,17 @@ fn backslash(text: &str, escape: Escape) -> Option<String> {
 /// HTML character references, numeric ones as Python reads them, named ones with or without a semicolon.
 fn entities(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
-    let mut result = String::new();
+    let (mut result, mut piece) = (String::new(), String::new());
     let (mut copied, mut at) = (0, 0);
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr(b'&', rest)) {
         let start = at + found;
         at = start + 1;
-        let keep = result.len();
-        result.push_str(text.get(copied..start).unwrap_or_default());
-        match reference(text.get(at..).unwrap_or_default(), &mut result) {
-            Some(length) => {
-                at += length;
-                copied = at;
-            }
-            None => result.truncate(keep),
+        piece.clear();
+        if let Some(length) = reference(text.get(at..).unwrap_or_default(), &mut piece) {
+            result.push_str(text.get(copied..start).unwrap_or_default());
+            result.push_str(&piece);
+            at += length;
+            copied = at;
         }
     }
     if copied == 0 {
@@ -235,7 +231,8 @@ fn reference(rest: &str, result: &mut String) -> Option<usize> {
         Some((index, _)) => index,
         None => rest.char_indices().nth(ENTITY_MAX).map_or(rest.len(), |(index, _)| index),
     };
-    if length == 0 {
+    // No reference starts with anything but a letter.
+    if length == 0 || !rest.starts_with(|char: char| char.is_ascii_alphabetic()) {
         return None;
     }
     length += usize::from(rest.as_bytes().get(length) == Some(&b';'));

@@ -12,6 +12,47 @@ use crate::config::exclusions::Profile;
 use crate::detect::View;
 use crate::detect::view::clean::Even;
 
+/// Characters that are neither visible nor a plain blank; line ends are not.
+pub(crate) fn unprintable(text: &str) -> usize {
+    base64::unprintable(text)
+}
+
+/// Longer values are not worth a glance: each step looks for its own marks, many bytes at a time.
+const GLANCE_MAX: usize = 256;
+
+/// Bytes that some step of some recipe may change.
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+const MARKS: [bool; 256] = {
+    let mut marks = [false; 256];
+    let mut byte = 0;
+    while byte < marks.len() {
+        marks[byte] = byte < 0x20 || 0x7f < byte || matches!(byte as u8, b'%' | b'&' | b'\\' | b'#' | b'-' | b'*');
+        byte += 1;
+    }
+    marks
+};
+
+/// True when a glance proves that no step changes a short text.
+fn is_plain(text: &str, recipe: &Recipe) -> bool {
+    let bytes = text.as_bytes();
+    if GLANCE_MAX < bytes.len() || recipe.chars_max < bytes.len() {
+        return false;
+    }
+    let (mut marked, mut previous) = (false, b' ');
+    for byte in bytes {
+        let is_kept = match byte {
+            b'-' => recipe.is_strict() || previous != b'-',
+            b'#' | b'*' => recipe.is_strict(),
+            _ => false,
+        };
+        let is_mark = MARKS.get(usize::from(*byte)).is_none_or(|mark| *mark) && !is_kept;
+        marked |= is_mark || (*byte == b' ' && previous == b' ');
+        previous = *byte;
+    }
+    // The first blank was compared with a blank before it; the last one ends the text.
+    !marked && (previous != b' ' || bytes.is_empty()) && !base64::is_candidate(text, recipe)
+}
+
 /// Bounds of the views.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Recipe {
@@ -75,6 +116,13 @@ pub(crate) struct Views<'a> {
 impl<'a> Views<'a> {
     /// Takes `content` apart.
     pub(crate) fn new(content: &'a str, recipe: &Recipe) -> Self {
+        if is_plain(content, recipe) {
+            let mut views = Self::same(content);
+            if !recipe.is_strict() {
+                views.additive = base64::short_islands(content);
+            }
+            return views;
+        }
         let normal = norm::normalise(content, recipe.is_strict());
         let (decoded, is_exhausted) = decode::decode(normal.as_deref().unwrap_or(content), recipe);
         let mut views = Self {
@@ -100,6 +148,23 @@ impl<'a> Views<'a> {
             views.additive = base64::short_islands(views.text(View::Raw));
         }
         views
+    }
+
+    /// Every view is the value itself.
+    const fn same(content: &'a str) -> Self {
+        Self {
+            content,
+            raw: Step::Same,
+            decoded: Step::Same,
+            processed: Step::Same,
+            additive: String::new(),
+            is_exhausted: false,
+        }
+    }
+
+    /// True when the value was sent in the one text that all views have.
+    pub(crate) fn is_plain(&self) -> bool {
+        View::ALL.into_iter().all(|view| self.is_same(view)) && !self.is_exhausted
     }
 
     /// Cuts each view by itself: what looks hostile in one may not in another.

@@ -1,0 +1,361 @@
+//! What a text is about, when no row knows it: words of attacks, structure, disorder. A score and kinds of attack.
+//!
+//! Nearly every value is ordinary, and proven so without analysis: a bound above every score it could get stays below
+//! the threshold. guard-core's trial parse of a text as a Python expression (0.06 of the score at most) is left out.
+
+mod measure;
+
+use serde::Serialize;
+
+use crate::detect::semantic::measure::Structure;
+use crate::detect::view;
+use crate::model::category::Category;
+
+/// Code points that tokens are taken from.
+const TOKEN_CHARS_MAX: usize = 50_000;
+/// Tokens of one text.
+const TOKENS_MAX: usize = 1000;
+/// Matches of one structure that count as tokens.
+const STRUCTURE_TOKENS_MAX: usize = 10;
+/// Code points that disorder and encodings are measured on.
+const MEASURED_CHARS_MAX: usize = 10_000;
+/// Share of unprintable characters from which a value is binary.
+const BINARY_SHARE: f64 = 0.2;
+
+/// A kind of attack the analyser knows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Markup and script.
+    Xss,
+    /// SQL.
+    Sql,
+    /// Shell commands.
+    Command,
+    /// Files of the system.
+    Path,
+    /// Template engines.
+    Template,
+}
+
+impl Kind {
+    /// Every kind, in guard-core's order.
+    pub const ALL: [Self; 5] = [Self::Xss, Self::Sql, Self::Command, Self::Path, Self::Template];
+
+    /// Row id of a threat of this kind.
+    pub(crate) const fn row(self) -> &'static str {
+        match self {
+            Self::Xss => "semantic:xss",
+            Self::Sql => "semantic:sql",
+            Self::Command => "semantic:command",
+            Self::Path => "semantic:path",
+            Self::Template => "semantic:template",
+        }
+    }
+
+    /// The category it counts as.
+    pub(crate) const fn category(self) -> Category {
+        match self {
+            Self::Xss => Category::XSS,
+            Self::Sql => Category::SQLI,
+            Self::Command => Category::CMD_INJECTION,
+            Self::Path => Category::PATH_TRAVERSAL,
+            Self::Template => Category::TEMPLATE,
+        }
+    }
+
+    /// Words that speak for it; none speaks for two kinds.
+    const fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Xss => &[
+                "script",
+                "javascript",
+                "onerror",
+                "onload",
+                "onclick",
+                "onmouseover",
+                "alert",
+                "eval",
+                "document",
+                "cookie",
+                "window",
+                "location",
+            ],
+            Self::Sql => &[
+                "select",
+                "union",
+                "insert",
+                "update",
+                "delete",
+                "drop",
+                "from",
+                "where",
+                "order",
+                "group",
+                "having",
+                "concat",
+                "substring",
+                "database",
+                "table",
+                "column",
+            ],
+            Self::Command => &[
+                "exec",
+                "system",
+                "shell",
+                "cmd",
+                "bash",
+                "powershell",
+                "wget",
+                "curl",
+                "nc",
+                "netcat",
+                "chmod",
+                "chown",
+                "sudo",
+                "passwd",
+            ],
+            Self::Path => &["etc", "passwd", "shadow", "hosts", "proc", "boot", "win", "ini"],
+            Self::Template => &["render", "template", "jinja", "mustache", "handlebars", "ejs", "pug", "twig"],
+        }
+    }
+}
+
+/// Words that run code, for the risk of code injection.
+const CODE_WORDS: [&str; 6] = ["eval", "exec", "compile", "__import__", "globals", "locals"];
+/// SQL words that make SQL by themselves.
+const SQL_WORDS: [&str; 4] = ["union", "select", "from", "where"];
+
+/// Everything measured of a text that was found hostile.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Analysis {
+    /// Of each kind, 0 to 1.
+    pub attack_probabilities: [(Kind, f64); 5],
+    /// Shannon entropy in bits per character.
+    pub entropy: f64,
+    /// How many encodings it shows, 0 to 5.
+    pub encoding_layers: u32,
+    /// Disorderly, encoded over and over, or hardly any letters.
+    pub is_obfuscated: bool,
+    /// Structures in it, at most [`Analysis::PATTERNS_MAX`].
+    pub suspicious_patterns: Vec<SuspiciousPattern>,
+    /// 0 to 1.
+    pub code_injection_risk: f64,
+    /// Words and structures counted.
+    pub token_count: usize,
+    /// The whole, 0 to 1.
+    pub score: f64,
+}
+
+impl Analysis {
+    /// Structures that are listed; more count, but are left out.
+    pub const PATTERNS_MAX: usize = 1000;
+
+    /// How sure the analyser is, in three words.
+    #[must_use]
+    pub fn confidence(&self) -> &'static str {
+        // Tenths do not add up exactly in binary.
+        match (self.score * 1000.0).round() {
+            score if score < 800.0 => "low",
+            score if score < 900.0 => "medium",
+            _ => "high",
+        }
+    }
+
+    /// The kinds whose probability reaches `threshold`.
+    pub(crate) fn kinds(&self, threshold: f64) -> impl Iterator<Item = (Kind, f64)> + '_ {
+        self.attack_probabilities.into_iter().filter(move |(_, probability)| threshold <= *probability)
+    }
+}
+
+/// A structure found in a text.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct SuspiciousPattern {
+    /// `tag_like`, `function_call`, `command_chain`, `path_traversal` or `url_pattern`.
+    #[serde(rename = "type")]
+    pub name: &'static str,
+    /// Its text.
+    pub pattern: String,
+    /// Where it starts, in code points.
+    pub position: usize,
+    /// It with 20 code points on each side.
+    pub context: String,
+}
+
+/// Analyses the first `chars_max` code points of `text`, the processed view of `raw`. `None` when the score does not
+/// exceed `threshold`, when the threshold is 0 (off), or when `raw` is binary.
+pub(crate) fn analyse(text: &str, raw: &str, threshold: f64, chars_max: usize) -> Option<Box<Analysis>> {
+    if threshold <= 0.0 || text.is_empty() {
+        return None;
+    }
+    let text = first(text, chars_max);
+    let bound = Bound::of(text);
+    if bound.score(1.0, true) <= threshold {
+        return None;
+    }
+    let words = Words::of(text);
+    if bound.score(words.probability_max(), words.runs_code) <= threshold || is_binary(raw) {
+        return None;
+    }
+    let analysis = full(text, &words);
+    (threshold < analysis.score).then(|| Box::new(analysis))
+}
+
+/// The first `count` code points.
+fn first(text: &str, count: usize) -> &str {
+    if text.len() <= count {
+        return text;
+    }
+    text.char_indices().nth(count).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
+}
+
+/// What a glance at the bytes rules out.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    obfuscation: f64,
+    risk: f64,
+    patterns: f64,
+}
+
+impl Bound {
+    /// Entropy above 4.5 bits needs this many distinct characters.
+    const DISTINCT_MIN: usize = 23;
+
+    fn of(text: &str) -> Self {
+        let bytes = text.as_bytes();
+        let (mut odd, mut marks) = (0_usize, 0_u8);
+        for byte in bytes {
+            odd += usize::from(!byte.is_ascii_alphanumeric() && *byte != b' ');
+            marks |= match byte {
+                b'(' => 1,
+                b'<' | b';' | b'|' | b'.' | b':' => 2,
+                b'{' => 4,
+                b'$' | b'@' => 8,
+                b'=' | b'+' | b'-' | b'*' | b'/' => 16,
+                b'&' => 2 | 32,
+                b'%' | b'\\' => 32,
+                _ => 0,
+            };
+        }
+        let has = |mark: u8| marks & mark != 0;
+        // Every byte of a longer character counts as odd, which only loosens the bound.
+        let can_be_odd = bytes.len() * 2 < odd * 5;
+        // Without these, at most base64 and hexadecimal digits show.
+        let can_be_layered = has(32);
+        let is_long = Self::DISTINCT_MIN <= bytes.len();
+        Self {
+            obfuscation: if can_be_odd || can_be_layered || is_long { 0.2 } else { 0.0 },
+            risk: [(4, 0.2), (1, 0.2), (8, 0.1), (16, 0.1)]
+                .iter()
+                .filter(|(mark, _)| has(*mark))
+                .map(|(_, risk)| risk)
+                .sum(),
+            patterns: if has(1 | 2) { 0.1 } else { 0.0 },
+        }
+    }
+
+    /// No score is higher, given the highest probability and whether words run code.
+    fn score(self, probability: f64, runs_code: bool) -> f64 {
+        let risk = self.risk + if runs_code { 0.2 } else { 0.0 };
+        // The last term keeps rounding from making a bound lower than the score it bounds.
+        0.3 * probability + self.obfuscation + 0.2 + 0.2 * risk + self.patterns + 1e-9
+    }
+}
+
+/// Which known words a text has.
+#[derive(Debug, Default)]
+struct Words {
+    seen: [u32; Kind::ALL.len()],
+    sql: bool,
+    runs_code: bool,
+    count: usize,
+}
+
+impl Words {
+    fn of(text: &str) -> Self {
+        let mut words = Self::default();
+        let text = first(text, TOKEN_CHARS_MAX);
+        for word in text.split(|char: char| !measure::is_word(char)).filter(|word| !word.is_empty()).take(TOKENS_MAX) {
+            words.count += 1;
+            words.see(word);
+        }
+        words
+    }
+
+    fn see(&mut self, word: &str) {
+        // No known word is shorter or longer.
+        if !(2..=11).contains(&word.len()) {
+            return;
+        }
+        let is = |known: &&str| known.len() == word.len() && known.eq_ignore_ascii_case(word);
+        for (kind, seen) in Kind::ALL.iter().zip(&mut self.seen) {
+            if let Some(index) = kind.words().iter().position(|known| is(&known)) {
+                *seen |= 1 << index;
+            }
+        }
+        self.sql |= SQL_WORDS.iter().any(|known| is(&known));
+        self.runs_code |= CODE_WORDS.iter().any(|known| is(&known));
+    }
+
+    /// The share of a kind's words that were seen.
+    fn share(&self, kind: Kind) -> f64 {
+        let seen =
+            Kind::ALL.iter().zip(self.seen).find(|(known, _)| **known == kind).map_or(0, |(_, seen)| seen.count_ones());
+        f64::from(seen) / kind.words().len() as f64
+    }
+
+    fn probability_max(&self) -> f64 {
+        let with_boost = |kind: Kind| self.share(kind) + if kind == Kind::Template { 0.0 } else { 0.3 };
+        Kind::ALL.into_iter().map(with_boost).fold(0.0, f64::max).min(1.0)
+    }
+}
+
+/// Mostly unprintable, as sent.
+fn is_binary(raw: &str) -> bool {
+    let total = raw.chars().count() as f64;
+    let kept = raw.chars().filter(|char| matches!(char, '\t' | '\n' | '\r')).count();
+    let replaced = raw.chars().filter(|char| *char == char::REPLACEMENT_CHARACTER).count();
+    BINARY_SHARE * total <= (view::unprintable(raw) + replaced - kept) as f64
+}
+
+/// Measures everything.
+fn full(text: &str, words: &Words) -> Analysis {
+    let structures = measure::structures(text);
+    let has = |structure: Structure| structures.count(structure) != 0;
+    let probability = |kind: Kind| {
+        let boosted = match kind {
+            Kind::Xss => has(Structure::TagLike),
+            Kind::Sql => words.sql,
+            Kind::Command => has(Structure::CommandChain),
+            Kind::Path => has(Structure::PathTraversal),
+            Kind::Template => false,
+        };
+        (words.share(kind) + if boosted { 0.3 } else { 0.0 }).min(1.0)
+    };
+    let attack_probabilities = Kind::ALL.map(|kind| (kind, probability(kind)));
+    let measured = first(text, MEASURED_CHARS_MAX);
+    let (entropy, encoding_layers) = (measure::entropy(measured), measure::encoding_layers(measured));
+    let is_obfuscated = measure::is_obfuscated(text, entropy, encoding_layers);
+    let code_injection_risk = measure::code_injection_risk(text, has(Structure::FunctionCall), words.runs_code);
+    let structure_tokens: usize =
+        Structure::ALL.iter().map(|structure| structures.count(*structure).min(STRUCTURE_TOKENS_MAX)).sum();
+    let highest = attack_probabilities.iter().map(|(_, probability)| *probability).fold(0.0, f64::max);
+    let score = 0.3 * highest
+        + if is_obfuscated { 0.2 } else { 0.0 }
+        + (0.1 * f64::from(encoding_layers)).min(0.2)
+        + 0.2 * code_injection_risk
+        + (0.05 * structures.total() as f64).min(0.1);
+    Analysis {
+        attack_probabilities,
+        entropy,
+        encoding_layers,
+        is_obfuscated,
+        suspicious_patterns: structures.into_patterns(),
+        code_injection_risk,
+        token_count: (words.count + structure_tokens).min(TOKENS_MAX),
+        score: score.min(1.0),
+    }
+}
+
+#[cfg(test)]
+mod tests;
