@@ -45,8 +45,6 @@ const SURE: &[&[u8]] = &[
 const EVERYDAY: &[&[u8]] = &[
     b"array_map",
     b"assert",
-    b"die",
-    b"echo",
     b"eval",
     b"exec",
     b"execfile",
@@ -54,15 +52,15 @@ const EVERYDAY: &[&[u8]] = &[
     b"include_once",
     b"ob_start",
     b"preg_replace",
-    b"print",
-    b"print_r",
     b"require",
     b"require_once",
     b"system",
     b"unlink",
     b"usort",
-    b"var_dump",
 ];
+
+/// Functions that only print: scanners make them print the result of a call, or a variable.
+const PRINTING: &[&[u8]] = &[b"die", b"echo", b"print", b"print_r", b"var_dump"];
 
 /// Convicts a call of a function that runs code or commands: `;system('id')`, `phpinfo()`.
 pub(super) fn call(candidate: &Candidate<'_>) -> Option<Range<usize>> {
@@ -72,13 +70,18 @@ pub(super) fn call(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         let start = word_start(bytes, end);
         let name = part(bytes, start, end);
         let known = |table: &[&[u8]]| table.iter().any(|function| name.eq_ignore_ascii_case(function));
-        let stands = match before(bytes, start) {
+        let stands = match before(
+            bytes.get(candidate.value_start()..).unwrap_or_default(),
+            start.saturating_sub(candidate.value_start()),
+        ) {
             Before::Start | Before::Separator => true,
             Before::Operand => known(SURE) && end == open,
             Before::Word => false,
         };
         let hostile = stands
-            && ((known(SURE) && is_closed_or_argument(bytes, open)) || (known(EVERYDAY) && is_code(bytes, open + 1)));
+            && ((known(SURE) && is_closed_or_argument(bytes, open))
+                || (known(EVERYDAY) && is_code(bytes, open + 1))
+                || (known(PRINTING) && is_code(bytes, open + 1) && !is_text(bytes, open + 1)));
         hostile.then_some(start..open + 1)
     })
 }
@@ -154,6 +157,11 @@ fn word_start(bytes: &[u8], end: usize) -> usize {
 fn is_closed_or_argument(bytes: &[u8], open: usize) -> bool {
     let next = skip(bytes, open + 1, BLANKS_MAX, is_blank);
     at(bytes, next) == b')' || at(bytes, next).is_ascii_digit() || is_code(bytes, open + 1)
+}
+
+/// An argument that is a plain string.
+fn is_text(bytes: &[u8], from: usize) -> bool {
+    matches!(at(bytes, skip(bytes, from, BLANKS_MAX, is_blank)), b'\'' | b'"')
 }
 
 /// An argument that code writes: a string, a variable, a call.

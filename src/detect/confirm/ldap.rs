@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::detect::confirm::Candidate;
-use crate::detect::confirm::scan::{at, part};
+use crate::detect::confirm::scan::{at, is_blank, part, skip};
 
 /// Signs read between two parentheses.
 const SIGNS_MAX: usize = 8;
@@ -13,7 +13,7 @@ const ATTRIBUTE_MAX: usize = 64;
 /// Convicts a value that breaks out of a filter, or is a composed filter as a whole.
 pub(super) fn filter_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
-    let first = bytes.len() - bytes.trim_ascii_start().len();
+    let first = skip(bytes, candidate.value_start(), 16, is_blank);
     if let Some(end) = composed(bytes, first) {
         return Some(first..end);
     }

@@ -99,7 +99,7 @@ fn sign_before(bytes: &[u8], dollar: usize) -> (u8, bool) {
 /// Convicts JavaScript that a document database would run: `';return true;`, `' && this.pin.match(/a/)`, `db.staff.drop()`.
 pub(super) fn script(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
-    let start = skip(bytes, 0, BLANKS_MAX, is_blank);
+    let start = skip(bytes, candidate.value_start(), BLANKS_MAX, is_blank);
     if let Some(end) = database_call(bytes, start) {
         return Some(start..end);
     }

@@ -17,7 +17,9 @@ use lex::{Kind, Lexer, Token, Word};
 
 /// Convicts a value that holds an SQL fragment an interpreter would run.
 pub(super) fn fragment(candidate: &Candidate<'_>) -> Option<Range<usize>> {
-    Scan::new(candidate.text.as_bytes()).run()
+    let start = candidate.value_start();
+    let found = Scan::new(candidate.text.as_bytes().get(start..)?).run()?;
+    Some(found.start + start..found.end + start)
 }
 
 /// Steps of reading ahead per byte of text; what lies beyond is left unread.
@@ -200,18 +202,20 @@ impl<'t> Scan<'t> {
 
     /// The whole value is one expression: `chr(65)||chr(66)`, `((1))--`.
     fn whole(&self, token: Token) -> Option<usize> {
-        if !matches!(token.kind, Kind::Open | Kind::Variable | Kind::Word(Word::Name | Word::Object | Word::Modifier)) {
+        let begins = matches!(token.kind, Kind::Open | Kind::Variable | Kind::Number);
+        if !begins && !matches!(token.kind, Kind::Word(Word::Name | Word::Object | Word::Modifier)) {
             return None;
         }
         let mut ahead = self.lexer;
         ahead.at = token.start;
         let found = expression(&mut ahead)?;
-        let hidden = found.is_commented() && (token.kind != Kind::Word(Word::Name) || found.strongest().is_technical());
-        let asks = found.strongest() == Operand::Fact
-            && found.next.kind == Kind::End
-            && (0 < found.operators
-                || found.right.is_some()
-                || words::role(self.lexer.slice(token.start, token.end)) == words::Role::Known);
+        let strongest = found.strongest();
+        let role = words::role(self.lexer.slice(token.start, token.end));
+        let computes = 0 < found.operators && found.next.kind == Kind::OpenComment;
+        let wrapped = token.kind != Kind::Number && (begins || token.kind != Kind::Word(Word::Name));
+        let hidden = found.is_commented() && (strongest.is_technical() || wrapped || computes);
+        let nested = 0 < found.operators || found.right.is_some() || role != words::Role::Fact;
+        let asks = strongest == Operand::Fact && found.next.kind == Kind::End && nested;
         (hidden && self.cut(found.next).is_some() || asks).then_some(found.end)
     }
 
@@ -245,6 +249,7 @@ impl<'t> Scan<'t> {
             Left::Start | Left::Number => {
                 (plain && found.is_commented())
                     || matches!(found.left, Operand::Subselect | Operand::Case)
+                    || (found.left == Operand::Fact && found.is_terminated())
                     || (found.left == Operand::Literal && found.next.kind == Kind::End)
                     || (left == Left::Number && plain && (found.next.is(Word::Order) || self.hides_tail()))
             }
@@ -281,7 +286,7 @@ impl<'t> Scan<'t> {
         let constants = found.left.is_constant() && right.is_constant();
         let hostile = found.strongest() == Operand::Probe
             || (constants && (found.same || self.left().dangles() || self.broken))
-            || (self.left().dangles() && found.strongest().is_technical());
+            || (self.left().dangles() && (found.strongest().is_technical() || found.is_commented()));
         hostile.then_some(found.end)
     }
 

@@ -56,7 +56,7 @@ pub(super) fn expression(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         let closed = length.is_some();
         work += body.len();
         let whole = closed
-            && open == skip(bytes, 0, 16, is_blank)
+            && open == skip(bytes, candidate.value_start(), 16, is_blank)
             && bytes.trim_ascii_end().len() == start + body.len() + delimiter.close.len();
         if (closed && is_arithmetic(body))
             || reaches(body, delimiter.everyday)
@@ -216,24 +216,30 @@ const GADGETS: &[&[u8]] = &[
 
 /// Calls that run something; everyday scripts have methods of the same name.
 const CALLS: &[&[u8]] =
-    &[b"system(", b"exec(", b"eval(", b"popen(", b"spawn(", b"require(", b"include(", b"print(", b"sleep(", b"md5("];
+    &[b"system(", b"exec(", b"eval(", b"popen(", b"spawn(", b"require(", b"include(", b"sleep(", b"md5("];
 
 /// The bytes a gadget or call begins with.
 static FIRST: [bool; 256] = first_bytes();
 
 const fn first_bytes() -> [bool; 256] {
     let mut first = [false; 256];
-    let (mut table, mut index) = (GADGETS, 0);
-    while index < table.len() {
-        if let [byte, ..] = table[index] {
-            first[*byte as usize] = true;
+    let mut tables: &[&[&[u8]]] = &[GADGETS, CALLS];
+    while let [table, other @ ..] = tables {
+        let mut rest: &[&[u8]] = table;
+        while let [name, more @ ..] = rest {
+            if let [byte, ..] = name {
+                mark(&mut first, *byte);
+            }
+            rest = more;
         }
-        index += 1;
-        if index == table.len() && table.len() == GADGETS.len() {
-            (table, index) = (CALLS, 0);
-        }
+        tables = other;
     }
     first
+}
+
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+const fn mark(first: &mut [bool; 256], byte: u8) {
+    first[byte as usize] = true;
 }
 
 /// The body names a gadget, runs a call, or calls a method of a literal.

@@ -219,6 +219,13 @@ impl<'t> Lexer<'t> {
 
     /// A plus sign before or after a keyword that stands between operands.
     fn is_plus_blank(&self) -> bool {
+        // No operand begins with these, so the plus sign before them is no operator.
+        if matches!(
+            self.byte(self.at + 1),
+            b'=' | b'<' | b'>' | b'!' | b'|' | b'&' | b'-' | b'+' | b'*' | b'/' | b'#' | b')' | b';'
+        ) {
+            return true;
+        }
         let after = word_length(self.bytes, self.at + 1);
         if is_infix(classify(self.slice(self.at + 1, self.at + 1 + after))) {
             return true;
@@ -396,20 +403,9 @@ fn has_plus_blanks(bytes: &[u8]) -> bool {
 }
 
 const fn is_infix(word: Word) -> bool {
-    matches!(
+    !matches!(
         word,
-        Word::Connective
-            | Word::Union
-            | Word::Select
-            | Word::From
-            | Word::Where
-            | Word::Order
-            | Word::Having
-            | Word::Like
-            | Word::If
-            | Word::Waitfor
-            | Word::Define
-            | Word::All
+        Word::Name | Word::Literal | Word::Object | Word::Modifier | Word::Quantifier | Word::Command | Word::Branch
     )
 }
 

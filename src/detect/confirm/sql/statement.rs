@@ -88,7 +88,14 @@ fn projection(lexer: &mut Lexer<'_>) -> Option<Projection> {
 /// `as name` after an item.
 fn alias(lexer: &mut Lexer<'_>) {
     let word = lexer.peek();
-    if word.is(Word::As) {
+    if word.is(Word::Name) {
+        let mut ahead = *lexer;
+        ahead.at = word.end;
+        // Without `as`, only a list or a table after it tells an alias from prose.
+        if matches!(ahead.next_code().kind, Kind::Comma | Kind::Word(Word::From)) {
+            lexer.at = word.end;
+        }
+    } else if word.is(Word::As) {
         lexer.at = word.end;
         let mut lexed = *lexer;
         if expression(&mut lexed).is_some() {
@@ -125,6 +132,7 @@ fn table(lexer: &mut Lexer<'_>, found: &mut Projection) {
         }
         found.table = catalogue || word == Word::Select || is_after_table(next.kind);
         found.cut |= ends(next.kind);
+        found.commented |= matches!(next.kind, Kind::LineComment | Kind::OpenComment | Kind::Semicolon);
     }
 }
 
@@ -180,7 +188,7 @@ impl<'t> Scan<'t> {
         }
         let after = ahead.peek();
         if ends(after.kind) {
-            return (left.dangles() && (left != Left::Start || all)).then_some(token.end);
+            return (left != Left::Word && (left != Left::Start || all)).then_some(token.end);
         }
         let list = projection(ahead)?;
         let hostile =
@@ -201,7 +209,10 @@ impl<'t> Scan<'t> {
                 || (list.technical && (list.cut || list.fact))
                 || (list.shaped && list.commented)
         } else {
-            (left.dangles() || left == Left::Comment) && (list.hostile || (list.fact && (list.cut || list.table)))
+            (left.dangles() || left == Left::Comment)
+                && (list.hostile
+                    || (list.fact && list.cut)
+                    || (list.table && (list.technical || (list.shaped && list.commented))))
         };
         hostile.then_some(list.end)
     }
@@ -349,13 +360,27 @@ impl<'t> Scan<'t> {
             Word::Declare => placed && next.kind == Kind::Variable,
             Word::Shutdown => loose && ends(next.kind),
             Word::Execute => execute(next, text, after, placed),
-            Word::Insert => loose && next.is(Word::Into) && matches!(after.kind, Kind::Word(_)),
-            Word::Delete => loose && next.is(Word::From) && is_after_object(ahead.next_code().kind),
-            Word::Update => loose && after.is(Word::Set) && matches!(ahead.next_code().kind, Kind::Word(_)),
+            Word::Insert => {
+                next.is(Word::Into) && matches!(after.kind, Kind::Word(_)) && (loose || (placed && has_values(ahead)))
+            }
+            Word::Delete => {
+                let follows = ahead.next_code();
+                let filters = follows.is(Word::Where) && expression(ahead).is_some_and(|found| found.right.is_some());
+                next.is(Word::From) && ((loose && is_after_object(follows.kind)) || (placed && filters))
+            }
+            Word::Update => {
+                let column = ahead.next_code();
+                let assigns = ahead.next_code().kind == Kind::Compare;
+                after.is(Word::Set) && matches!(column.kind, Kind::Word(_)) && (loose || (placed && assigns))
+            }
             Word::Define => define(next, after, ahead, loose, left),
             Word::If => conditional(token, next, after, ahead, loose),
             Word::Command => {
                 let direction = ahead.slice(after.start, after.end);
+                let target = ahead.peek();
+                if placed && after.is(Word::From) && matches!(target.kind, Kind::Quote(_)) {
+                    return Some(target.end);
+                }
                 let copies = after.is(Word::From) || is_infile(after, ahead) || direction.eq_ignore_ascii_case(b"to");
                 loose
                     && matches!(next.kind, Kind::Word(_))
@@ -369,6 +394,10 @@ impl<'t> Scan<'t> {
 
 /// `drop table x`, `create user x identified by`: an object, its name, and then an end.
 fn define(next: Token, after: Token, ahead: &mut Lexer<'_>, loose: bool, left: Left) -> bool {
+    let to = ahead.slice(after.start, after.end).eq_ignore_ascii_case(b"to");
+    if loose && next.is(Word::Name) && to {
+        return true;
+    }
     if !matches!(next.kind, Kind::Word(Word::Object))
         || !matches!(after.kind, Kind::Word(_) | Kind::Quote(_) | Kind::Other(b'['))
     {
@@ -392,6 +421,19 @@ fn execute(next: Token, text: &[u8], after: Token, placed: bool) -> bool {
         Kind::Variable => placed,
         _ => false,
     }
+}
+
+/// `(a, b) values (`, `values (`, `select`: what makes an insertion whole.
+fn has_values(lexer: &mut Lexer<'_>) -> bool {
+    for _ in 0..64 {
+        match lexer.next_code().kind {
+            Kind::Open | Kind::Close | Kind::Comma | Kind::Word(Word::Name | Word::Object) | Kind::Quote(_) => {}
+            Kind::Word(Word::Values) => return lexer.next_code().kind == Kind::Open,
+            Kind::Word(Word::Select) => return true,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// `load data [local] infile`.

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::detect::confirm::testing;
+use crate::detect::{Context, Kind, Source, View};
 
 fn convicts(text: &str) -> bool {
     fragment(&testing::query(text)).is_some()
@@ -72,6 +73,16 @@ fn what_an_interpreter_would_run_is_found() {
         "'||utl_http.request('h')||'",
         "char(72)+char(73)",
         "hex(user())",
+        // forms that were not decoded, aliases, whole statements
+        "4+or+4+=+4",
+        "asd'+or+true+--+a",
+        "-1 union select pin p from vault",
+        "' != '",
+        "insert into staff (a) values (4)",
+        "update staff set pin = 4",
+        "delete from staff where id = 4",
+        "select * from staff;",
+        "4*4/*",
         "((4))--",
     ] {
         assert!(convicts(text), "{text}");
@@ -123,8 +134,21 @@ fn what_people_write_is_left_alone() {
         "100% cotton and 5% silk",
         "char broiled (medium)",
         "user (guest)",
+        "c++ and a+b+c",
+        "insert into the slot",
+        "select * from the list",
+        "4*4",
     ] {
         assert!(!convicts(text), "{text}");
+    }
+}
+
+#[test]
+fn the_value_of_a_cookie_begins_behind_its_name() {
+    let place = Context { source: Source::Header, name: "sort".into(), kind: Kind::Cookie };
+    for (text, expected) in [("sort= order by 9-- ", true), ("sort=order by phone", false), ("a and 4=5", false)] {
+        let candidate = Candidate { text, end: 0, view: View::Decoded, context: &place, raw: text };
+        assert_eq!(fragment(&candidate).is_some(), expected, "{text}");
     }
 }
 
