@@ -100,9 +100,7 @@ fn break_at(text: &[u8], index: usize) -> Option<usize> {
         b'\r' | b'\n' => Some(1),
         b'\\' if matches!(at(text, index + 1), b'r' | b'n') => Some(2),
         b'%' if has(text, index, b"%0d") || has(text, index, b"%0a") => Some(3),
-        0xe5 if [&"\u{560d}"[..], "\u{560a}"].iter().any(|odd| part(text, index, index + 3) == odd.as_bytes()) => {
-            Some(3)
-        }
+        0xe5 if ["\u{560d}", "\u{560a}"].iter().any(|odd| part(text, index, index + 3) == odd.as_bytes()) => Some(3),
         0xc2 if part(text, index, index + 2) == "\u{85}".as_bytes() => Some(2),
         _ => None,
     }
