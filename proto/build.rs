@@ -28,19 +28,11 @@ fn compile_protocols() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Writes `FILES`, name and text of each `patterns/*.yaml`.
+/// Writes `FILES`, name and text of each `patterns/*.yaml` and `patterns/*/*.yaml`.
 fn list_patterns() -> Result<(), Box<dyn Error>> {
-    let root = env::var("CARGO_MANIFEST_DIR")?;
-    let folder = Path::new(&root).join("patterns");
-    println!("cargo::rerun-if-changed={}", folder.display());
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("patterns");
     let mut names = Vec::new();
-    for entry in fs::read_dir(&folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".yaml") {
-            println!("cargo::rerun-if-changed={}", folder.join(&name).display());
-            names.push(name);
-        }
-    }
+    collect_patterns(&folder, "", &mut names)?;
     names.sort();
     let mut list = String::from("pub(super) const FILES: &[(&str, &str)] = &[\n");
     for name in names {
@@ -50,4 +42,20 @@ fn list_patterns() -> Result<(), Box<dyn Error>> {
     }
     list.push_str("];\n");
     Ok(fs::write(Path::new(&env::var("OUT_DIR")?).join("patterns.rs"), list)?)
+}
+
+/// Adds the names of the pattern files of a folder, with `prefix` before them; looks into the folders of the first level.
+fn collect_patterns(folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={}", folder.display());
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() && prefix.is_empty() {
+            collect_patterns(&entry.path(), &format!("{name}/"), names)?;
+        } else if name.ends_with(".yaml") {
+            println!("cargo::rerun-if-changed={}", entry.path().display());
+            names.push(name);
+        }
+    }
+    Ok(())
 }

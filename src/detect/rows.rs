@@ -3,11 +3,11 @@
 use serde::Deserialize;
 
 use crate::config::exclusions::Profile;
-use crate::detect::confirm::{self, Confirm};
+use crate::detect::confirm::{self, Second};
 use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::Category;
 
-// `pub(super) const FILES: &[(&str, &str)]`: name and text of every file in `patterns/`, in alphabetical order.
+// `pub(super) const FILES: &[(&str, &str)]`: name and text of every file in `patterns/` and its folders, in alphabetical order.
 include!(concat!(env!("OUT_DIR"), "/patterns.rs"));
 
 /// Rows of one database; the width of [`crate::detect::automaton::Hits`].
@@ -46,7 +46,7 @@ pub(crate) struct Row {
     /// How the expression is read.
     pub(crate) flags: Flags,
     /// Demands more than the candidate.
-    pub(crate) confirm: Option<Confirm>,
+    pub(crate) confirm: Option<Second>,
     /// Cheap conditions on a confirmed match.
     pub(crate) gates: Gates,
     /// Counts towards the threshold.

@@ -7,7 +7,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use smallvec::SmallVec;
 
 use crate::detect::automaton::{Automaton, Bits, CompileError, Expression};
-use crate::detect::confirm::Candidate;
+use crate::detect::confirm::{Candidate, Second};
 use crate::detect::rows::Row;
 use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::{Category, CategorySet};
@@ -19,6 +19,8 @@ pub(crate) type Candidates = SmallVec<[(u16, u32); 16]>;
 const SPAN_BYTES_MAX: usize = 4 << 20;
 /// How often a row looks for another match after a gate refused one.
 const RETRIES_MAX: usize = 64;
+/// How many matches of one row a check judges in one text.
+const CHECKS_MAX: usize = 4096;
 
 /// Rows ready to run. A row's number is its position.
 #[derive(Debug)]
@@ -110,8 +112,11 @@ impl Table {
         }
         let passes = |range: &Range<usize>| gates_pass(row, candidate, range, noise);
         match row.confirm {
-            None => self.spans(id, candidate).find(passes),
-            Some(confirm) => {
+            None => self.spans(id, candidate, RETRIES_MAX).find(passes),
+            Some(Second::Check(check)) => {
+                self.spans(id, candidate, CHECKS_MAX).find(|range| check(candidate, range) && passes(range))
+            }
+            Some(Second::Find(confirm)) => {
                 let range = confirm(candidate)?;
                 if passes(&range) {
                     return Some(range);
@@ -133,14 +138,19 @@ impl Table {
         }
     }
 
-    /// The matches of a row without a confirm function, left to right.
-    fn spans<'a>(&'a self, id: u16, candidate: &'a Candidate<'a>) -> impl Iterator<Item = Range<usize>> + 'a {
+    /// The first `most` matches of a row's own expression, left to right.
+    fn spans<'a>(
+        &'a self,
+        id: u16,
+        candidate: &'a Candidate<'a>,
+        most: usize,
+    ) -> impl Iterator<Item = Range<usize>> + 'a {
         let row = self.row(id);
         let regex = self.spans.get(usize::from(id)).and_then(|cell| cell.get_or_init(|| row.and_then(span)).as_ref());
         // The automaton vouches for a match; without a span for it, it is the text up to the match's end.
         let whole = 0..candidate.end.min(candidate.text.len());
         let found = regex.map(|regex| regex.find_iter(candidate.text.as_bytes()).map(|found| found.range()));
-        let mut found = found.into_iter().flatten().take(RETRIES_MAX).peekable();
+        let mut found = found.into_iter().flatten().take(most).peekable();
         let fallback = found.peek().is_none().then_some(whole);
         found.chain(fallback).map(|range| on_char_boundaries(candidate.text, range))
     }

@@ -13,19 +13,19 @@ use serde_json::Value;
 
 /// Suite, cases, and how many verdicts agree at least. Rule authors raise the last number.
 const SUITES: [(&str, usize, usize); 13] = [
-    ("xss", 22, 1),
-    ("sqli", 22, 4),
-    ("cmd_injection", 18, 5),
-    ("path_traversal", 10, 2),
-    ("inclusion_sensitive_recon", 18, 1),
-    ("misc_injection", 29, 6),
-    ("encoding", 8, 3),
-    ("semantic", 6, 4),
+    ("xss", 22, 22),
+    ("sqli", 22, 22),
+    ("cmd_injection", 18, 18),
+    ("path_traversal", 10, 10),
+    ("inclusion_sensitive_recon", 18, 18),
+    ("misc_injection", 29, 29),
+    ("encoding", 8, 8),
+    ("semantic", 6, 6),
     ("benign", 15, 15),
-    ("context_matrix", 9, 0),
-    ("boundaries", 8, 3),
-    ("binary_bodies", 19, 11),
-    ("cost_bodies", 9, 7),
+    ("context_matrix", 9, 9),
+    ("boundaries", 8, 8),
+    ("binary_bodies", 19, 19),
+    ("cost_bodies", 9, 9),
 ];
 
 /// Attacks that guard-core is known to miss: finding them is no fault.

@@ -8,6 +8,7 @@ mod crlf;
 mod css;
 mod events;
 mod files;
+mod guard_core;
 mod html;
 mod javascript;
 mod jndi;
@@ -59,10 +60,23 @@ impl Candidate<'_> {
 /// Returns the byte range in `text` that convicts, or `None`.
 pub type Confirm = fn(&Candidate<'_>) -> Option<Range<usize>>;
 
-/// The confirm function a row names.
+/// Judges one match of the row's own expression: a byte range in `text`.
+pub type Check = fn(&Candidate<'_>, &Range<usize>) -> bool;
+
+/// The second look of a row.
+#[derive(Clone, Copy, Debug)]
+pub enum Second {
+    /// Reads the view by itself.
+    Find(Confirm),
+    /// Judges the matches of the row's expression, left to right.
+    Check(Check),
+}
+
+/// The second look a row names.
 #[must_use]
-pub fn named(name: &str) -> Option<Confirm> {
-    TABLE.iter().find(|(known, _)| *known == name).map(|(_, confirm)| *confirm)
+pub fn named(name: &str) -> Option<Second> {
+    let find = TABLE.iter().find(|(known, _)| *known == name).map(|(_, confirm)| Second::Find(*confirm));
+    find.or_else(|| guard_core::CHECKS.iter().find(|(known, _)| *known == name).map(|(_, check)| Second::Check(*check)))
 }
 
 /// Every confirm function by name, in alphabetical order.
