@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use envoy_guard::config::Config;
+use envoy_guard::config::exclusions::{DetectionConfig, Profile};
 use envoy_guard::config::routes::{RouteConfig, RouteMatch};
+use envoy_guard::config::security::SecurityConfig;
 use envoy_guard::detect::{Detector, Unmetered};
 use envoy_guard::engine::decide;
 use envoy_guard::engine::policy::{Feeds, Policy};
@@ -51,6 +53,7 @@ fn rate_limit_cases_hold() {
 #[test]
 fn detection_response_cases_hold() {
     assert_eq!(run("detection_response"), (8, 12));
+    assert_eq!(run_with("detection_response", Profile::GuardCore), (8, 12));
 }
 
 #[test]
@@ -68,25 +71,35 @@ fn behavior_cases_are_known_by_name() {
 /// Runs a suite; returns how many cases and drives held. Differences are reported together.
 #[track_caller]
 fn run(suite: &str) -> (usize, usize) {
+    run_with(suite, Profile::Balanced)
+}
+
+#[track_caller]
+fn run_with(suite: &str, profile: Profile) -> (usize, usize) {
     let mut differences = Vec::new();
     let (mut held, mut drives) = (0, 0);
     for case in cases(suite) {
         let before = differences.len();
-        drives += drive_case(&case, &mut differences);
+        drives += drive_case(&case, profile, &mut differences);
         held += usize::from(differences.len() == before);
     }
     assert!(differences.is_empty(), "{suite}: {} differences\n{}", differences.len(), differences.join("\n"));
     (held, drives)
 }
 
-/// One detector for all: no case changes what it is compiled from, and compiling takes long.
-fn detector() -> Arc<Detector> {
-    static DETECTOR: OnceLock<Arc<Detector>> = OnceLock::new();
+/// One detector of each profile for all: no case changes what it is compiled from, and compiling takes long.
+fn detector(profile: Profile) -> Arc<Detector> {
+    static BALANCED: OnceLock<Arc<Detector>> = OnceLock::new();
+    static GUARD_CORE: OnceLock<Arc<Detector>> = OnceLock::new();
     let compile = || {
-        let config = Config::default();
-        Arc::new(Detector::compile(&config.security, &config.detection).unwrap())
+        let detection = DetectionConfig { profile, ..DetectionConfig::default() };
+        Arc::new(Detector::compile(&SecurityConfig::default(), &detection).unwrap())
     };
-    Arc::clone(DETECTOR.get_or_init(compile))
+    let cell = match profile {
+        Profile::Balanced => &BALANCED,
+        Profile::GuardCore => &GUARD_CORE,
+    };
+    Arc::clone(cell.get_or_init(compile))
 }
 
 fn blank<'r>() -> Request<'r> {
@@ -105,8 +118,8 @@ fn blank<'r>() -> Request<'r> {
     }
 }
 
-fn drive_case(case: &Value, differences: &mut Vec<String>) -> usize {
-    let policy = policy(case);
+fn drive_case(case: &Value, profile: Profile, differences: &mut Vec<String>) -> usize {
+    let policy = policy(case, profile);
     let state = Memory::new(1000);
     let drives = case["drives"].as_array().unwrap();
     let expected = case["expected"].as_array().unwrap();
@@ -143,7 +156,7 @@ fn comparable(value: &Value) -> Value {
     }
 }
 
-fn policy(case: &Value) -> Policy {
+fn policy(case: &Value, profile: Profile) -> Policy {
     let mut config = Config::default();
     let mut security = serde_json::to_value(&config.security).unwrap();
     let fields = security.as_object_mut().unwrap();
@@ -165,7 +178,7 @@ fn policy(case: &Value) -> Policy {
         .map(|(ip, code)| (ip.parse().unwrap(), CountryCode::new(code.as_str().unwrap()).unwrap()))
         .collect();
     let feeds = Feeds { countries: Some(Arc::new(CountryTable(countries))), ..Feeds::default() };
-    Policy::compile(&config, &feeds, detector()).unwrap()
+    Policy::compile(&config, &feeds, detector(profile)).unwrap()
 }
 
 fn route((path, fields): (&String, &Value)) -> RouteConfig {
@@ -300,7 +313,7 @@ fn usual() -> Request<'static> {
 
 /// Allocations of one allowed decision once everything is warm.
 fn allocations_of(config: &Config) -> u64 {
-    let policy = Policy::compile(config, &Feeds::default(), detector()).unwrap();
+    let policy = Policy::compile(config, &Feeds::default(), detector(Profile::Balanced)).unwrap();
     let (state, request) = (Memory::new(1000), usual());
     let mut counts = Vec::with_capacity(64);
     for number in 0..64 {

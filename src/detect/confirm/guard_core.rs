@@ -71,7 +71,7 @@ const REPORT_WORDS: &[&str] = &[
     "ids",
     "intrusion*",
     "malicious",
-    "pentest*",
+    "pentest",
     "probe*",
     "probing",
     "recon",
@@ -80,13 +80,20 @@ const REPORT_WORDS: &[&str] = &[
     "soc",
     "suspicious",
     "triggered",
-    "vulnerabilit*",
+    "vulnerabilities",
+    "vulnerability",
     "waf",
 ];
 
 /// The same in two words.
-const REPORT_PAIRS: &[(&str, &str)] =
-    &[("bad", "actor"), ("brute", "force"), ("credential", "stuffing"), ("spoofed", "referer"), ("threat", "feed")];
+const REPORT_PAIRS: &[(&str, &str)] = &[
+    ("bad", "actor"),
+    ("bad", "actors"),
+    ("brute", "force"),
+    ("credential", "stuffing"),
+    ("spoofed", "referer"),
+    ("threat", "feed"),
+];
 
 /// The first line names a target, which is the match, and speaks the language of a report.
 fn reported(candidate: &Candidate<'_>, range: &Range<usize>) -> bool {
@@ -103,7 +110,7 @@ fn reported(candidate: &Candidate<'_>, range: &Range<usize>) -> bool {
             None => word.eq_ignore_ascii_case(known.as_bytes()),
         });
         let pair = |(first, second): &(&str, &str)| {
-            before.eq_ignore_ascii_case(first.as_bytes()) && has(word, 0, second.as_bytes())
+            before.eq_ignore_ascii_case(first.as_bytes()) && word.eq_ignore_ascii_case(second.as_bytes())
         };
         single || REPORT_PAIRS.iter().any(pair)
     })
