@@ -12,8 +12,8 @@ use crate::detect::rows::{Flags, ROWS_MAX};
 
 /// Words of a set of expressions.
 const WORDS: usize = ROWS_MAX / 64;
-/// Scratch spaces one thread keeps: the databases of two generations, and some for tests.
-const SCRATCHES_MAX: usize = 8;
+/// Scratch spaces one thread keeps: the three databases of two generations, and some for tests.
+const SCRATCHES_MAX: usize = 12;
 
 /// A set of expression numbers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -96,9 +96,11 @@ impl Hits {
     }
 }
 
-/// One expression to compile; its number is its position.
+/// One expression to compile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expression<'a> {
+    /// The number it is reported by, below [`ROWS_MAX`].
+    pub(crate) id: usize,
     /// The text.
     pub(crate) pattern: &'a str,
     /// How it is read.
@@ -140,8 +142,7 @@ impl Automaton {
             let message = format!("{} expressions; at most {ROWS_MAX} fit", expressions.len());
             return Err(CompileError { expression: None, message });
         }
-        let patterns: Vec<Pattern> =
-            expressions.iter().enumerate().map(|(id, expression)| pattern(id, expression)).collect();
+        let patterns: Vec<Pattern> = expressions.iter().map(pattern).collect();
         let width_min = width_min(&patterns)?;
         let database = if patterns.is_empty() {
             None
@@ -223,13 +224,19 @@ fn place<'a>(
     scratches.get(index)
 }
 
-fn pattern(id: usize, expression: &Expression<'_>) -> Pattern {
+fn pattern(expression: &Expression<'_>) -> Pattern {
     let mut flags = PatternFlags::SINGLEMATCH;
     flags.set(PatternFlags::CASELESS, !expression.flags.case_sensitive);
     flags.set(PatternFlags::MULTILINE, expression.flags.multiline);
     flags.set(PatternFlags::DOTALL, expression.flags.dotall);
     flags.set(PatternFlags::PREFILTER, expression.prefilter);
-    Pattern { expression: expression.pattern.to_owned(), flags, id: Some(id), ext: Default::default(), som: None }
+    Pattern {
+        expression: expression.pattern.to_owned(),
+        flags,
+        id: Some(expression.id),
+        ext: Default::default(),
+        som: None,
+    }
 }
 
 /// The length below which no expression can match.
@@ -259,13 +266,13 @@ fn compile_error(error: hyperscan::Error) -> CompileError {
 mod tests {
     use super::*;
 
-    fn plain(pattern: &str) -> Expression<'_> {
-        Expression { pattern, flags: Flags::default(), prefilter: false }
+    fn plain(id: usize, pattern: &str) -> Expression<'_> {
+        Expression { id, pattern, flags: Flags::default(), prefilter: false }
     }
 
     #[test]
     fn a_scan_reports_ids_and_first_ends() {
-        let automaton = Automaton::compile(&[plain("abc"), plain(r"x\d+y"), plain("^q")]).unwrap();
+        let automaton = Automaton::compile(&[plain(0, "abc"), plain(1, r"x\d+y"), plain(2, "^q")]).unwrap();
         let found =
             automaton.scan(b"..ABC x12y abc", |hits| (hits.bits.iter().collect::<Vec<_>>(), hits.end(0), hits.end(1)));
         assert_eq!(found, Some((vec![0, 1], 5, 10)));
@@ -275,18 +282,19 @@ mod tests {
 
     #[test]
     fn faults_name_the_expression_and_the_offset() {
-        let error = Automaton::compile(&[plain("ok"), plain("a(b")]).unwrap_err();
+        let error = Automaton::compile(&[plain(0, "ok"), plain(1, "a(b")]).unwrap_err();
         assert_eq!(error.expression, Some(1));
         assert!(error.message.contains("index"), "{}", error.message);
-        assert_eq!(Automaton::compile(&[plain("a*")]).unwrap_err().message, "matches the empty text");
-        assert!(Automaton::test_compile(&plain("(?=a)b")).is_err());
-        assert!(Automaton::test_compile(&Expression { prefilter: true, ..plain("(?=a)b") }).is_ok());
+        assert_eq!(Automaton::compile(&[plain(0, "a*")]).unwrap_err().message, "matches the empty text");
+        assert!(Automaton::test_compile(&plain(0, "(?=a)b")).is_err());
+        assert!(Automaton::test_compile(&Expression { prefilter: true, ..plain(0, "(?=a)b") }).is_ok());
     }
 
     #[test]
     fn a_thread_serves_more_databases_than_it_keeps_scratch_for() {
         let texts: Vec<String> = (0..2 * SCRATCHES_MAX).map(|index| format!("needle{index:03}")).collect();
-        let automata: Vec<Automaton> = texts.iter().map(|text| Automaton::compile(&[plain(text)]).unwrap()).collect();
+        let automata: Vec<Automaton> =
+            texts.iter().map(|text| Automaton::compile(&[plain(0, text)]).unwrap()).collect();
         for _ in 0..3 {
             for (automaton, text) in automata.iter().zip(&texts) {
                 assert_eq!(automaton.scan(text.as_bytes(), |hits| hits.end(0)), Some(text.len()));

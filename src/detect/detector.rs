@@ -11,7 +11,7 @@ use crate::config::security::SecurityConfig;
 use crate::detect::confirm::Candidate;
 use crate::detect::rows::{self, PatternFile, Row};
 use crate::detect::semantic::{self, Analysis};
-use crate::detect::table::{Candidates, Noise, Table};
+use crate::detect::table::{Answers, Candidates, Table};
 use crate::detect::view::{Recipe, Views};
 use crate::detect::{Context, DetectError, Detector, Limits, Method, Report, Settings, Threat, View};
 use crate::model::category::{Category, CategorySet};
@@ -83,7 +83,7 @@ impl Detector {
             analysis.kinds(threshold).map(|(kind, probability)| threat(kind.row(), kind.category(), probability)),
         );
         if threats.len() == before {
-            threats.push(threat("semantic:suspicious", Category::CUSTOM, analysis.score));
+            threats.push(threat(SUSPICIOUS, Category::CUSTOM, analysis.score));
         }
         Some(analysis)
     }
@@ -135,9 +135,13 @@ impl Detector {
             return Vec::new();
         }
         let mut threats = Vec::new();
+        let mut answers: [Answers; View::ALL.len()] = Default::default();
         let mut pass = |view: View, from: View, threats: &mut Vec<Threat>| {
-            for candidate in found.get(from.index()).into_iter().flatten() {
-                threats.extend(self.judge(*candidate, views, view, context, watch).filter(|threat| {
+            let (Some(found), Some(answers)) = (found.get(from.index()), answers.get_mut(from.index())) else { return };
+            for (id, end) in found.iter().copied() {
+                let candidate =
+                    Candidate { text: views.text(view), end: end as usize, view, context, raw: views.content() };
+                threats.extend(self.judge(id, &candidate, answers, watch).filter(|threat| {
                     // What the raw view shows again is one threat.
                     let known = |known: &Threat| known.row == threat.row && known.matched == threat.matched;
                     view != View::Raw || !threats.iter().any(known)
@@ -160,17 +164,15 @@ impl Detector {
     /// A candidate's second look.
     fn judge(
         &self,
-        (id, end): (u16, u32),
-        views: &Views<'_>,
-        view: View,
-        context: &Context<'_>,
+        id: u16,
+        candidate: &Candidate<'_>,
+        answers: &mut Answers,
         watch: &mut impl Watch,
     ) -> Option<Threat> {
+        let (view, text) = (candidate.view, candidate.text);
         let row = self.table.row(id).filter(|row| view == View::Additive || row.views & view.bit() != 0)?;
-        let text = views.text(view);
-        let candidate = Candidate { text, end: end as usize, view, context, raw: views.content() };
-        let range = self.table.confirmed(id, &candidate, &Noise::of(text));
-        watch.hit(row, &candidate, range.as_ref());
+        let range = self.table.confirmed(id, candidate, answers);
+        watch.hit(row, candidate, range.as_ref());
         let range = range?;
         Some(Threat {
             method: Method::Regex,
@@ -203,13 +205,19 @@ impl Detector {
     pub(super) fn score(&self, threats: &[Threat]) -> (bool, f64) {
         let anomaly: f64 =
             threats.iter().filter(|threat| threat.method != Method::Semantic).map(|threat| threat.weight).sum();
-        let semantic =
-            threats.iter().filter(|threat| threat.method == Method::Semantic).map(|threat| threat.probability);
-        let probability = semantic.clone().fold(0.0, f64::max);
-        let is_threat = !threats.is_empty() && (self.settings.threshold <= anomaly || semantic.count() != 0);
+        let semantic = threats.iter().filter(|threat| threat.method == Method::Semantic);
+        let probability = semantic.clone().map(|threat| threat.probability).fold(0.0, f64::max);
+        // Under our own profile a text that is merely odd, of no known kind of attack, convicts only what a row also
+        // suspects: disorder and calls are everyday in documents about code.
+        let may_be_odd = self.settings.recipe.is_strict() && anomaly <= 0.0;
+        let mut convicts = semantic.filter(|threat| !may_be_odd || threat.row != SUSPICIOUS);
+        let is_threat = !threats.is_empty() && (self.settings.threshold <= anomaly || convicts.next().is_some());
         (is_threat, anomaly.max(probability).min(1.0))
     }
 }
+
+/// The semantic analyser's finding without a kind of attack.
+const SUSPICIOUS: &str = "semantic:suspicious";
 
 /// The mask of every view.
 const ALL_VIEWS: u8 = (1 << View::ALL.len()) - 1;

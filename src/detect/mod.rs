@@ -8,6 +8,7 @@ mod exclusion;
 pub mod extract;
 mod inspect;
 pub mod monitor;
+mod reach;
 pub mod rows;
 pub mod semantic;
 mod table;

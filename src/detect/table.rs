@@ -1,4 +1,5 @@
-//! Rows ready to run: one database for all of them, and sets that say which row may apply where.
+//! Rows ready to run: a database of all of them, smaller ones for plain text, and sets that say which row may apply
+//! where.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -7,7 +8,8 @@ use regex::bytes::{Regex, RegexBuilder};
 use smallvec::SmallVec;
 
 use crate::detect::automaton::{Automaton, Bits, CompileError, Expression};
-use crate::detect::confirm::{Candidate, Second};
+use crate::detect::confirm::{Candidate, Confirm, Second};
+use crate::detect::reach::Reach;
 use crate::detect::rows::Row;
 use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::{Category, CategorySet};
@@ -27,20 +29,26 @@ const CHECKS_MAX: usize = 4096;
 pub(crate) struct Table {
     rows: Vec<Row>,
     spans: Vec<OnceLock<Option<Regex>>>,
-    automaton: Automaton,
+    /// By [`Reach`]: the rows that a text of this kind may match.
+    automata: [Automaton; Reach::ALL.len()],
     by_view: [Bits; View::ALL.len()],
     by_source: [Bits; Source::ALL.len()],
     by_category: Vec<Bits>,
 }
 
 impl Table {
-    /// Compiles the rows into one database.
+    /// Compiles the rows into the database of each kind of text.
     ///
     /// # Errors
     /// Every row that does not compile alone, or the fault of the whole set.
     pub(crate) fn compile(rows: Vec<Row>) -> Result<Self, Vec<DetectError>> {
-        let expressions: Vec<Expression<'_>> = rows.iter().map(expression).collect();
-        let automaton = Automaton::compile(&expressions).map_err(|error| faults(&rows, error))?;
+        let compile = |reach: Reach| {
+            let expressions = rows.iter().enumerate().map(|(id, row)| expression(id, row));
+            let within: Vec<Expression<'_>> =
+                expressions.filter(|expression| reach.holds(expression.pattern, expression.flags)).collect();
+            Automaton::compile(&within).map_err(|error| faults(&rows, error))
+        };
+        let automata = [compile(Reach::Words)?, compile(Reach::Addresses)?, compile(Reach::All)?];
         let ids = |wanted: &dyn Fn(&Row) -> bool| {
             rows.iter().enumerate().filter(|(_, row)| wanted(row)).map(|(id, _)| id).collect::<Bits>()
         };
@@ -53,7 +61,7 @@ impl Table {
         let by_source = Source::ALL.map(|source| ids(&|row| row.contexts & (1 << source.index()) != 0));
         let by_category = (0..Category::COUNT).map(|index| ids(&|row| row.category.index() == index)).collect();
         let spans = rows.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { rows, spans, automaton, by_view, by_source, by_category })
+        Ok(Self { rows, spans, automata, by_view, by_source, by_category })
     }
 
     /// The row with a number.
@@ -66,14 +74,20 @@ impl Table {
         &self.rows
     }
 
-    /// Size of the compiled database in bytes.
+    /// Size of the compiled databases in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.automaton.size()
+        self.automata.iter().map(Automaton::size).sum()
     }
 
     /// The rows of `views` (a mask) that have a candidate in `text` and may apply to `source` and `categories`.
     pub(crate) fn candidates(&self, text: &str, views: u8, source: Source, categories: CategorySet) -> Candidates {
-        let found = self.automaton.scan(text.as_bytes(), |hits| {
+        let [words, addresses, all] = &self.automata;
+        let automaton = match Reach::of(text.as_bytes()) {
+            Reach::Words => words,
+            Reach::Addresses => addresses,
+            Reach::All => all,
+        };
+        let found = automaton.scan(text.as_bytes(), |hits| {
             let mut bits = hits.bits.and(&self.of_views(views));
             if let Some(applicable) = self.by_source.get(source.index()) {
                 bits = bits.and(applicable);
@@ -102,7 +116,8 @@ impl Table {
     }
 
     /// The first match of a candidate's row that survives its confirm function and its gates.
-    pub(crate) fn confirmed(&self, id: u16, candidate: &Candidate<'_>, noise: &Noise<'_>) -> Option<Range<usize>> {
+    pub(crate) fn confirmed(&self, id: u16, candidate: &Candidate<'_>, answers: &mut Answers) -> Option<Range<usize>> {
+        let noise = &Noise::of(candidate.text);
         let row = self.row(id)?;
         if row.kinds & (1 << (candidate.context.kind as u16)) == 0 {
             return None;
@@ -117,7 +132,7 @@ impl Table {
                 self.spans(id, candidate, CHECKS_MAX).find(|range| check(candidate, range) && passes(range))
             }
             Some(Second::Find(confirm)) => {
-                let range = confirm(candidate)?;
+                let range = answers.ask(confirm, candidate)?;
                 if passes(&range) {
                     return Some(range);
                 }
@@ -156,6 +171,22 @@ impl Table {
     }
 }
 
+/// What confirm functions said about one text: rows that share a function ask it once.
+#[derive(Debug, Default)]
+pub(crate) struct Answers(SmallVec<[(Confirm, Option<Range<usize>>); 4]>);
+
+impl Answers {
+    /// The function's answer. It must read nothing of a candidate that differs between rows of one text.
+    fn ask(&mut self, confirm: Confirm, candidate: &Candidate<'_>) -> Option<Range<usize>> {
+        if let Some((_, known)) = self.0.iter().find(|(asked, _)| std::ptr::fn_addr_eq(*asked, confirm)) {
+            return known.clone();
+        }
+        let answer = confirm(candidate);
+        self.0.push((confirm, answer.clone()));
+        answer
+    }
+}
+
 fn on_char_boundaries(text: &str, range: Range<usize>) -> Range<usize> {
     text.floor_char_boundary(range.start)..text.ceil_char_boundary(range.end)
 }
@@ -172,8 +203,8 @@ fn span(row: &Row) -> Option<Regex> {
         .ok()
 }
 
-fn expression(row: &Row) -> Expression<'_> {
-    Expression { pattern: &row.pattern, flags: row.flags, prefilter: false }
+fn expression(id: usize, row: &Row) -> Expression<'_> {
+    Expression { id, pattern: &row.pattern, flags: row.flags, prefilter: false }
 }
 
 /// Which rows are to blame.
@@ -182,7 +213,7 @@ fn faults(rows: &[Row], error: CompileError) -> Vec<DetectError> {
         key: format!("{}: {}", row.file, row.id),
         message: error.message,
     };
-    let alone = |row: &Row| Automaton::test_compile(&expression(row)).err().map(|error| fault(row, error));
+    let alone = |row: &Row| Automaton::test_compile(&expression(0, row)).err().map(|error| fault(row, error));
     let faults: Vec<DetectError> = rows.iter().filter_map(alone).collect();
     if faults.is_empty() { vec![DetectError { key: "patterns".to_owned(), message: error.message }] } else { faults }
 }

@@ -32,9 +32,10 @@ use crate::detect::{Context, Kind, View};
 pub struct Candidate<'a> {
     /// The view the row matched in.
     pub text: &'a str,
-    /// Where Hyperscan's first match of the row ended in `text`, in bytes (a hint; other matches may follow).
+    /// Where Hyperscan's first match of the row ended in `text`, in bytes. For rows without a confirm function; a
+    /// confirm function must not read it, because its answer is kept for every row that asks about this text.
     pub end: usize,
-    /// Which view it is.
+    /// Which view it is. Not for confirm functions: views may share a text.
     pub view: View,
     /// Where the value came from.
     pub context: &'a Context<'a>,
