@@ -15,7 +15,8 @@ const READY_TRIES: u32 = 600;
 /// The Envoy binary, or a test failure that says what to do.
 pub fn envoy_binary() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path = std::env::var_os("ENVOY_GUARD_ENVOY").map_or_else(|| root.join(".cache/envoy/1.40/envoy"), PathBuf::from);
+    let path =
+        std::env::var_os("ENVOY_GUARD_ENVOY").map_or_else(|| root.join(".cache/envoy/1.40/envoy"), PathBuf::from);
     assert!(path.exists(), "no Envoy at {}: run `make deps` first", path.display());
     path
 }
@@ -139,6 +140,12 @@ impl Call {
     pub fn body(mut self, media: &str, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self.header("content-type", media)
+    }
+
+    /// A body without a media type.
+    pub fn raw_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
     }
 
     /// Sends it and reads the whole answer. `Err` when the connection breaks.
@@ -284,6 +291,7 @@ pub struct Stack {
     pub port: u16,
     pub admin: u16,
     pub envoy_admin: u16,
+    grpc: u16,
     folder: tempfile::TempDir,
 }
 
@@ -297,10 +305,21 @@ impl Stack {
     /// The same, with the shipped Envoy file changed by `edit` first.
     #[track_caller]
     pub fn with_envoy(security: &str, rest: &str, edit: impl Fn(String) -> String) -> Self {
+        Self::with_policy_edit(security, rest, edit, |policy| policy)
+    }
+
+    /// The same, with the policy file changed too.
+    #[track_caller]
+    pub fn with_policy_edit(
+        security: &str,
+        rest: &str,
+        edit: impl Fn(String) -> String,
+        edit_policy: impl Fn(String) -> String,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let application = Application::start();
         let (port, admin, grpc, envoy_admin) = (free_port(), free_port(), free_port(), free_port());
-        let guard = guard(folder.path(), &policy(security, rest, grpc, admin), admin);
+        let guard = guard(folder.path(), &edit_policy(policy(security, rest, grpc, admin)), admin);
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy/ext_authz.yaml");
         let text = edit(std::fs::read_to_string(shipped).unwrap())
             .replace("port_value: 10000", &format!("port_value: {port}"))
@@ -319,14 +338,35 @@ impl Stack {
         );
         envoy.wait(|_| is_ready(envoy_admin, "/ready"));
         // Ready means that the listener is open; the guard's cluster is healthy once /clusters says so.
-        envoy.wait(|_| Call::get("/clusters").try_send(envoy_admin).is_ok_and(|a| a.body.contains("::health_flags::healthy")));
-        Self { envoy, guard, application, port, admin, envoy_admin, folder }
+        envoy.wait(|_| {
+            Call::get("/clusters").try_send(envoy_admin).is_ok_and(|a| a.body.contains("::health_flags::healthy"))
+        });
+        Self { envoy, guard, application, port, admin, envoy_admin, grpc, folder }
     }
 
     /// Sends one request through Envoy.
     #[track_caller]
     pub fn send(&self, call: &Call) -> Answer {
         call.send(self.port)
+    }
+
+    /// Ends the service and starts it again with another policy file, on the same ports.
+    #[track_caller]
+    pub fn restart_guard(&mut self, policy: impl Fn(&Path, u16, u16) -> String) {
+        self.guard.signal("KILL");
+        self.guard.exit();
+        self.guard = guard(self.folder.path(), &policy(self.folder.path(), self.grpc, self.admin), self.admin);
+        self.wait_for_guard();
+    }
+
+    /// Waits until Envoy has a working connection to the service.
+    #[track_caller]
+    pub fn wait_for_guard(&mut self) {
+        let (port, admin) = (self.port, self.envoy_admin);
+        self.envoy.wait(|_| {
+            Call::get("/clusters").try_send(admin).is_ok_and(|a| a.body.contains("::health_flags::healthy"))
+                && Call::new("HEAD", "/").from("192.0.2.254").try_send(port).is_ok_and(|a| a.status != 503)
+        });
     }
 
     /// Waits for the access log line number `index` (from 0) and returns it as JSON.

@@ -1,0 +1,131 @@
+//! guard-core's pipeline cases, sent through a real Envoy: status, body and headers must come out as pinned.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::mmdb::{Layout, database};
+use crate::stack::{Answer, Call, Stack, guard};
+
+const SUITES: [&str; 4] =
+    ["pipeline_ip_control", "pipeline_rate_limits", "pipeline_detection_response", "pipeline_headers_cors"];
+
+/// The settings every case starts from.
+fn base() -> Map<String, Value> {
+    json!({
+        "enable_redis": false, "enable_rate_limit_auto_ban": false, "enable_ip_banning": false,
+        "auto_ban_threshold": 1000, "trusted_proxies": ["127.0.0.1"], "trusted_proxy_depth": 2,
+    })
+    .as_object()
+    .unwrap()
+    .clone()
+}
+
+/// The policy file of a case, as JSON (which is YAML too).
+fn policy(case: &Value, folder: &Path, grpc: u16, admin: u16) -> String {
+    let mut security = base();
+    security.extend(case["config"].as_object().unwrap().clone());
+    let countries: BTreeMap<_, _> = case["geo_countries"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(address, country)| (address.parse().unwrap(), country.as_str().unwrap().to_owned()))
+        .collect();
+    if !countries.is_empty() {
+        let file = folder.join("countries.mmdb");
+        std::fs::write(&file, database(Layout::MaxMind, &countries)).unwrap();
+        security.insert("geo_ip_handler".into(), json!(file));
+    }
+    let routes: Vec<Value> = case["routes"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .enumerate()
+        .map(|(number, (path, overrides))| {
+            let mut route = overrides.as_object().unwrap().clone();
+            route.insert("name".into(), json!(format!("route-{number}")));
+            route.insert("match".into(), json!([{ "path": path }]));
+            Value::Object(route)
+        })
+        .collect();
+    json!({
+        "security": security, "routes": routes,
+        "listeners": { "grpc": format!("127.0.0.1:{grpc}") }, "admin": { "address": format!("127.0.0.1:{admin}") },
+    })
+    .to_string()
+}
+
+fn call(drive: &Value) -> Call {
+    let method = drive["method"].as_str().unwrap_or("GET");
+    let mut call =
+        Call::new(method, drive["url_path"].as_str().unwrap_or("/api")).from(drive["client_ip"].as_str().unwrap());
+    for (name, value) in drive["headers"].as_object().into_iter().flatten() {
+        call = call.header(name, value.as_str().unwrap());
+    }
+    match drive["body"].as_str() {
+        Some(body) if !body.is_empty() => call.raw_body(body),
+        _ => call,
+    }
+}
+
+/// What differs from the pinned answer.
+fn differences(answer: &Answer, expected: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let status = expected["status"].as_u64().unwrap_or(200);
+    if u64::from(answer.status) != status {
+        found.push(format!("status {} instead of {status}", answer.status));
+    }
+    if let (Some(body), true) = (expected["body"].as_str(), status != 200) {
+        if answer.body != body {
+            found.push(format!("body {:?} instead of {body:?}", answer.body));
+        }
+    }
+    let pinned: BTreeMap<String, &str> = expected["headers"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.as_str().unwrap()))
+        .collect();
+    for (name, value) in &pinned {
+        if answer.header(name) != Some(value) {
+            found.push(format!("{name}: {:?} instead of {value:?}", answer.header(name)));
+        }
+    }
+    // A request that passed is not pinned header by header; a refusal and a response stage are.
+    if expected["status"].is_u64() {
+        let ours =
+            |name: &str| name.starts_with("x-") || name.contains("-policy") || name.starts_with("access-control");
+        for (name, _) in &answer.headers {
+            if ours(name) && !name.starts_with("x-envoy") && !pinned.contains_key(name) {
+                found.push(format!("{name} should not be there"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_pinned_answer_comes_out_of_envoy() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/conformance");
+    let mut stack = Stack::start("", "");
+    let (mut drives, mut wrong) = (0, Vec::new());
+    for suite in SUITES {
+        let text = std::fs::read_to_string(cases.join(format!("{suite}.json")))
+            .unwrap_or_else(|error| panic!("guard-core's case {suite} is missing ({error}): run `make deps` first"));
+        let suite: Value = serde_json::from_str(&text).unwrap();
+        for case in suite["cases"].as_array().unwrap() {
+            stack.restart_guard(|folder, grpc, admin| policy(case, folder, grpc, admin));
+            for (drive, expected) in case["drives"].as_array().unwrap().iter().zip(case["expected"].as_array().unwrap())
+            {
+                drives += 1;
+                let answer = stack.send(&call(drive));
+                for difference in differences(&answer, expected) {
+                    wrong.push(format!("{}: {difference}", case["id"]));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(drives, 53, "drives of the four suites");
+}
