@@ -2,7 +2,9 @@
 
 pub mod build;
 pub mod curl;
+pub mod explain;
 pub mod input;
+pub mod replay;
 pub mod serve;
 
 use std::io::Write;
@@ -40,6 +42,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Decide one request and show how: checks, values, views, rows, score.
+    Explain(Box<explain::Explain>),
+    /// Decide a file of requests, one JSON object a line, and print the verdicts.
+    Replay(replay::ReplayArgs),
     /// Print the JSON Schema of the configuration.
     Schema,
     /// Print the version.
@@ -88,6 +94,8 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(source) => finish(serve::serve(source.into())),
         Command::CheckConfig { source, json } => check_config(&source.into(), json),
+        Command::Explain(explain) => said(explain.run(&mut std::io::stdout().lock())),
+        Command::Replay(replay) => said(replay.run()),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Version => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
     }
@@ -120,6 +128,12 @@ fn check_config(sources: &Sources, json: bool) -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+fn said<E: std::error::Error>(result: Result<(), E>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    drop(writeln!(std::io::stderr(), "envoy-guard: {error}"));
+    ExitCode::from(USAGE)
 }
 
 fn print(text: &str) -> ExitCode {

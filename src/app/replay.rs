@@ -2,20 +2,22 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::app::clock;
+use crate::app::Source;
 use crate::app::input::{INPUT_BYTES_MAX, Input};
-use crate::config::Config;
+use crate::app::serve::{self, ServeError};
+use crate::clock;
 use crate::detect::{Detection, Detector, Scope, Unmetered};
-use crate::engine::policy::Policy;
-use crate::engine::{self};
+use crate::engine;
+use crate::live::Snapshot;
 use crate::model::category::Category;
 use crate::model::decision::{Decision, Verdict};
 use crate::state::memory::Memory;
@@ -23,14 +25,44 @@ use crate::state::memory::Memory;
 /// Requests read, decided and printed together.
 const BATCH: usize = 2048;
 
+/// What `replay` takes.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    #[command(flatten)]
+    source: Source,
+    /// Run the detector alone: no lists, bans or limits.
+    #[arg(long)]
+    detection_only: bool,
+    /// File with one request a line; `-` reads standard input.
+    #[arg(value_name = "IN.jsonl")]
+    input: PathBuf,
+}
+
+impl ReplayArgs {
+    /// Replays the file to standard output; the totals go to standard error.
+    pub fn run(&self) -> Result<(), ReplayError> {
+        let replay = Replay { snapshot: serve::load(&self.source)?, detection_only: self.detection_only };
+        let output = BufWriter::new(std::io::stdout().lock());
+        let totals = if self.input.as_os_str() == "-" {
+            replay.run(std::io::stdin().lock(), output, 0)?
+        } else {
+            let unreadable = |error| ReplayError::Input(format!("{}: {error}", self.input.display()));
+            let file = std::fs::File::open(&self.input).map_err(unreadable)?;
+            let bytes = file.metadata().map_or(0, |data| data.len());
+            replay.run(BufReader::new(file), output, bytes)?
+        };
+        let mean = totals.us / (totals.requests.max(1) as f64);
+        let Totals { requests, blocked, .. } = totals;
+        // Nobody to tell is no failure.
+        drop(writeln!(std::io::stderr(), "{requests} requests, {blocked} blocked, {mean:.1} us engine time each"));
+        Ok(())
+    }
+}
+
 /// What is replayed against what.
-pub struct Replay {
-    /// The policy, default when no file is given.
-    pub config: Config,
-    /// The compiled policy.
-    pub policy: Arc<Policy>,
-    /// Only the detector: no lists, bans or limits.
-    pub detection_only: bool,
+struct Replay {
+    snapshot: Snapshot,
+    detection_only: bool,
 }
 
 /// One line of output.
@@ -54,13 +86,23 @@ struct Line<'a> {
 
 /// Why a replay ended early.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ReplayError(String);
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ServeError),
+    /// The requests cannot be read; names the line.
+    #[error("{0}")]
+    Input(String),
+    /// The verdicts cannot be written.
+    #[error("cannot write: {0}")]
+    Output(#[from] std::io::Error),
+}
 
 impl Replay {
     /// Reads requests from `input` and writes verdicts to `output`. `bytes` is the input's size, for the progress bar.
-    pub fn run(&self, mut input: impl BufRead, mut output: impl Write, bytes: u64) -> Result<Totals, ReplayError> {
-        let state = Memory::new(usize::try_from(self.config.limits.memory_clients).unwrap_or(usize::MAX));
+    fn run(&self, mut input: impl BufRead, mut output: impl Write, bytes: u64) -> Result<Totals, ReplayError> {
+        let state = Memory::new(usize::try_from(self.snapshot.config.limits.memory_clients).unwrap_or(usize::MAX));
         let bar = progress(bytes);
         let mut totals = Totals::default();
         loop {
@@ -70,12 +112,12 @@ impl Replay {
             }
             for line in self.decide_all(&batch, &state) {
                 totals.count(&line);
-                output.write_all(line.json.as_bytes()).map_err(|error| ReplayError(format!("cannot write: {error}")))?;
+                output.write_all(line.json.as_bytes())?;
             }
             bar.inc(read);
         }
         bar.finish_and_clear();
-        output.flush().map_err(|error| ReplayError(format!("cannot write: {error}")))?;
+        output.flush()?;
         Ok(totals)
     }
 
@@ -93,7 +135,8 @@ impl Replay {
         }
         let mut lines: Vec<Option<Verdicts>> = batch.iter().map(|_| None).collect();
         std::thread::scope(|scope| {
-            let workers: Vec<_> = shares.iter().map(|share| scope.spawn(|| self.decide_share(batch, share, state))).collect();
+            let workers: Vec<_> =
+                shares.iter().map(|share| scope.spawn(|| self.decide_share(batch, share, state))).collect();
             for (worker, share) in workers.into_iter().zip(&shares) {
                 for (line, index) in worker.join().unwrap_or_default().into_iter().zip(share) {
                     if let Some(slot) = lines.get_mut(*index) {
@@ -108,15 +151,16 @@ impl Replay {
     fn decide_share(&self, batch: &[Input], share: &[usize], state: &Memory) -> Vec<Verdicts> {
         let requests = share.iter().filter_map(|index| batch.get(*index));
         if self.detection_only {
-            let scope = self.policy.default_scope();
-            return requests.map(|input| detect(&self.policy.detector, scope, input)).collect();
+            let policy = &self.snapshot.policy;
+            return requests.map(|input| detect(&policy.detector, policy.global_scope(), input)).collect();
         }
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return Vec::new() };
         requests
             .map(|input| {
                 let request = input.view();
-                let (now, start) = (clock::now(), clock::instant());
-                let decision = runtime.block_on(engine::decide(&self.policy, state, &request, now, &Unmetered));
+                let (now, start) = (clock::now(), clock::tick());
+                let decision =
+                    runtime.block_on(engine::decide(&self.snapshot.policy, state, &request, now, &Unmetered));
                 Verdicts::of_decision(input, &decision, start.elapsed())
             })
             .collect()
@@ -125,7 +169,7 @@ impl Replay {
 
 fn detect(detector: &Detector, scope: &Scope, input: &Input) -> Verdicts {
     let request = input.view();
-    let start = clock::instant();
+    let start = clock::tick();
     let found = detector.inspect(&request, scope, &Unmetered);
     Verdicts::of_detection(input, &found, start.elapsed())
 }
@@ -182,13 +226,11 @@ impl Verdicts {
 
 /// What the whole file came to.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    /// Requests decided.
-    pub requests: u64,
-    /// Of these, refused.
-    pub blocked: u64,
+struct Totals {
+    requests: u64,
+    blocked: u64,
     /// Engine time in microseconds, over all of them.
-    pub us: f64,
+    us: f64,
 }
 
 impl Totals {
@@ -207,18 +249,19 @@ fn read_batch(input: &mut impl BufRead, before: u64) -> Result<(Vec<Input>, u64)
         let limit = INPUT_BYTES_MAX as u64 + 2;
         let taken = std::io::Read::take(&mut *input, limit)
             .read_until(b'\n', &mut line)
-            .map_err(|error| ReplayError(format!("cannot read: {error}")))?;
+            .map_err(|error| ReplayError::Input(format!("cannot read: {error}")))?;
         if taken == 0 {
             break;
         }
         read += taken as u64;
         let number = before + batch.len() as u64 + 1;
-        let text = std::str::from_utf8(&line).map_err(|_| ReplayError(format!("request {number}: not UTF-8")))?;
+        let text =
+            std::str::from_utf8(&line).map_err(|_| ReplayError::Input(format!("request {number}: not UTF-8")))?;
         if text.trim().is_empty() {
             continue;
         }
         let mut request =
-            Input::from_json(text).map_err(|error| ReplayError(format!("request {number}: {error}")))?;
+            Input::from_json(text).map_err(|error| ReplayError::Input(format!("request {number}: {error}")))?;
         request.or_stranger(number);
         batch.push(request);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::config::routes::RouteConfig;
-use crate::detect::Detector;
+use crate::detect::{Detector, Scope};
 use crate::engine::checks::Checks;
 use crate::engine::cors::Cors;
 use crate::engine::expression::Environment;
@@ -19,7 +19,7 @@ use crate::model::nets::IpSet;
 use crate::model::place::{CloudRanges, Countries};
 use crate::request::Request;
 use crate::request::client::{Proxies, identify};
-use crate::request::path::Subtrees;
+use crate::request::path::{Subtrees, normalise};
 
 /// Everything a decision needs, compiled once and immutable.
 #[derive(Debug)]
@@ -104,6 +104,19 @@ impl Policy {
     #[must_use]
     pub fn client<'r>(&self, request: &Request<'r>) -> Client<'r> {
         identify(&self.proxies, request).client
+    }
+
+    /// What detection looks at in `request`: the settings of its route.
+    #[must_use]
+    pub fn scope(&self, request: &Request<'_>) -> &Scope {
+        let normal = normalise(request.target.path);
+        &self.checks.inspection(self.routes.resolve(request, &normal.path).route).scope
+    }
+
+    /// What detection looks at in requests without a route.
+    #[must_use]
+    pub fn global_scope(&self) -> &Scope {
+        &self.checks.inspection(None).scope
     }
 
     /// True when nothing is refused, only reported.
