@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::mmdb::{Layout, database};
-use crate::stack::{Answer, Call, Stack, guard};
+use crate::stack::{Answer, Call, Stack};
 
 const SUITES: [&str; 4] =
     ["pipeline_ip_control", "pipeline_rate_limits", "pipeline_detection_response", "pipeline_headers_cors"];

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 /// Where the country code stands in a record.
 #[derive(Clone, Copy, Debug)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// `{"country": {"iso_code": "US"}}`
     MaxMind,
     /// `{"country": "US"}`
@@ -19,7 +19,7 @@ enum Child {
 }
 
 /// The bytes of a database with one record for each address.
-pub fn database(layout: Layout, countries: &BTreeMap<Ipv4Addr, String>) -> Vec<u8> {
+pub(crate) fn database(layout: Layout, countries: &BTreeMap<Ipv4Addr, String>) -> Vec<u8> {
     let mut data = Vec::new();
     let mut nodes: Vec<[Child; 2]> = vec![[Child::Empty, Child::Empty]];
     for (address, country) in countries {

@@ -1,6 +1,5 @@
 //! Real processes on loopback: the service, a real Envoy with the files we ship, and an application behind both.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use std::time::Duration;
 const READY_TRIES: u32 = 600;
 
 /// The Envoy binary, or a test failure that says what to do.
-pub fn envoy_binary() -> PathBuf {
+pub(crate) fn envoy_binary() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path =
         std::env::var_os("ENVOY_GUARD_ENVOY").map_or_else(|| root.join(".cache/envoy/1.40/envoy"), PathBuf::from);
@@ -22,12 +21,12 @@ pub fn envoy_binary() -> PathBuf {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A child that dies with the test.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
     name: &'static str,
@@ -35,7 +34,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with its output in `folder`.
-    pub fn start(name: &'static str, folder: &Path, command: &mut Command) -> Self {
+    pub(crate) fn start(name: &'static str, folder: &Path, command: &mut Command) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = std::fs::File::create(&log).unwrap();
         let child = command
@@ -48,13 +47,13 @@ impl Process {
     }
 
     /// What it has printed so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Waits until `ready` says so; fails with the log when the process ends or takes too long.
     #[track_caller]
-    pub fn wait(&mut self, mut ready: impl FnMut(&Self) -> bool) {
+    pub(crate) fn wait(&mut self, mut ready: impl FnMut(&Self) -> bool) {
         for _ in 0..READY_TRIES {
             if ready(self) {
                 return;
@@ -68,13 +67,13 @@ impl Process {
     }
 
     /// Sends a signal by name (`TERM`, `KILL`, `STOP`, `CONT`, `HUP`).
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(status.success(), "kill -{name} {}", self.name);
     }
 
     /// Waits for the end and returns its exit code.
-    pub fn exit(&mut self) -> Option<i32> {
+    pub(crate) fn exit(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }
@@ -90,28 +89,23 @@ impl Drop for Process {
 
 /// One answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// In wire order, names in lower case.
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Answer {
     /// The first header called `name`.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
-    /// All headers as a map; the last of a repeated name wins.
-    pub fn header_map(&self) -> BTreeMap<&str, &str> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 }
 
 /// One request, written byte for byte.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(crate) struct Call {
     method: String,
     target: String,
     headers: Vec<(String, String)>,
@@ -119,37 +113,37 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn new(method: &str, target: &str) -> Self {
+    pub(crate) fn new(method: &str, target: &str) -> Self {
         Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
     }
 
-    pub fn get(target: &str) -> Self {
+    pub(crate) fn get(target: &str) -> Self {
         Self::new("GET", target)
     }
 
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
     /// Says in X-Forwarded-For who the client is; the test policies trust loopback.
-    pub fn from(self, client: &str) -> Self {
+    pub(crate) fn from(self, client: &str) -> Self {
         self.header("x-forwarded-for", client)
     }
 
-    pub fn body(mut self, media: &str, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn body(mut self, media: &str, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self.header("content-type", media)
     }
 
     /// A body without a media type.
-    pub fn raw_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn raw_body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
     /// Sends it and reads the whole answer. `Err` when the connection breaks.
-    pub fn try_send(&self, port: u16) -> std::io::Result<Answer> {
+    pub(crate) fn try_send(&self, port: u16) -> std::io::Result<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut head = format!("{} {} HTTP/1.1\r\nconnection: close\r\n", self.method, self.target);
@@ -171,7 +165,7 @@ impl Call {
 
     /// Sends it; a broken connection fails the test.
     #[track_caller]
-    pub fn send(&self, port: u16) -> Answer {
+    pub(crate) fn send(&self, port: u16) -> Answer {
         self.try_send(port).unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.target))
     }
 }
@@ -220,13 +214,13 @@ fn read_answer(stream: &mut impl BufRead, method: &str) -> std::io::Result<Answe
 }
 
 /// An application that answers 200 with the request's head and counts what it saw. Paths `/status/N` answer N.
-pub struct Application {
-    pub port: u16,
+pub(crate) struct Application {
+    pub(crate) port: u16,
     seen: Arc<AtomicU64>,
 }
 
 impl Application {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(AtomicU64::new(0));
@@ -241,7 +235,7 @@ impl Application {
     }
 
     /// Requests that got through.
-    pub fn seen(&self) -> u64 {
+    pub(crate) fn seen(&self) -> u64 {
         self.seen.load(Ordering::SeqCst)
     }
 }
@@ -284,13 +278,13 @@ fn serve(stream: TcpStream, seen: &AtomicU64) -> std::io::Result<()> {
 }
 
 /// Envoy, the service and the application, wired with the shipped `envoy/*.yaml`.
-pub struct Stack {
-    pub envoy: Process,
-    pub guard: Process,
-    pub application: Application,
-    pub port: u16,
-    pub admin: u16,
-    pub envoy_admin: u16,
+pub(crate) struct Stack {
+    pub(crate) envoy: Process,
+    pub(crate) guard: Process,
+    pub(crate) application: Application,
+    pub(crate) port: u16,
+    pub(crate) admin: u16,
+    pub(crate) envoy_admin: u16,
     grpc: u16,
     folder: tempfile::TempDir,
 }
@@ -298,19 +292,19 @@ pub struct Stack {
 impl Stack {
     /// Starts all three. `security` is YAML for the inside of `security:`; `rest` for the top level.
     #[track_caller]
-    pub fn start(security: &str, rest: &str) -> Self {
+    pub(crate) fn start(security: &str, rest: &str) -> Self {
         Self::with_envoy(security, rest, |text| text)
     }
 
     /// The same, with the shipped Envoy file changed by `edit` first.
     #[track_caller]
-    pub fn with_envoy(security: &str, rest: &str, edit: impl Fn(String) -> String) -> Self {
+    pub(crate) fn with_envoy(security: &str, rest: &str, edit: impl Fn(String) -> String) -> Self {
         Self::with_policy_edit(security, rest, edit, |policy| policy)
     }
 
     /// The same, with the policy file changed too.
     #[track_caller]
-    pub fn with_policy_edit(
+    pub(crate) fn with_policy_edit(
         security: &str,
         rest: &str,
         edit: impl Fn(String) -> String,
@@ -346,13 +340,13 @@ impl Stack {
 
     /// Sends one request through Envoy.
     #[track_caller]
-    pub fn send(&self, call: &Call) -> Answer {
+    pub(crate) fn send(&self, call: &Call) -> Answer {
         call.send(self.port)
     }
 
     /// Ends the service and starts it again with another policy file, on the same ports.
     #[track_caller]
-    pub fn restart_guard(&mut self, policy: impl Fn(&Path, u16, u16) -> String) {
+    pub(crate) fn restart_guard(&mut self, policy: impl Fn(&Path, u16, u16) -> String) {
         self.guard.signal("KILL");
         self.guard.exit();
         self.guard = guard(self.folder.path(), &policy(self.folder.path(), self.grpc, self.admin), self.admin);
@@ -361,7 +355,7 @@ impl Stack {
 
     /// Waits until Envoy has a working connection to the service.
     #[track_caller]
-    pub fn wait_for_guard(&mut self) {
+    pub(crate) fn wait_for_guard(&mut self) {
         let (port, admin) = (self.port, self.envoy_admin);
         self.envoy.wait(|_| {
             Call::get("/clusters").try_send(admin).is_ok_and(|a| a.body.contains("::health_flags::healthy"))
@@ -371,7 +365,7 @@ impl Stack {
 
     /// Waits for the access log line number `index` (from 0) and returns it as JSON.
     #[track_caller]
-    pub fn access_log(&mut self, index: usize) -> serde_json::Value {
+    pub(crate) fn access_log(&mut self, index: usize) -> serde_json::Value {
         let mut found = None;
         self.envoy.wait(|envoy| {
             found = envoy.log().lines().filter(|line| line.starts_with('{')).nth(index).map(str::to_owned);
@@ -379,15 +373,10 @@ impl Stack {
         });
         serde_json::from_str(&found.unwrap()).unwrap()
     }
-
-    /// Where its files lie.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
 }
 
 /// The text of a policy file for tests: loopback is a trusted proxy, state is in memory.
-pub fn policy(security: &str, rest: &str, grpc: u16, admin: u16) -> String {
+pub(crate) fn policy(security: &str, rest: &str, grpc: u16, admin: u16) -> String {
     let indented: String = security.lines().map(|line| format!("  {line}\n")).collect();
     format!(
         "security:\n  enable_redis: false\n  trusted_proxies: [\"127.0.0.1\"]\n  trusted_proxy_depth: 2\n{indented}\
@@ -397,7 +386,7 @@ pub fn policy(security: &str, rest: &str, grpc: u16, admin: u16) -> String {
 
 /// Starts the service alone and waits until it is ready.
 #[track_caller]
-pub fn guard(folder: &Path, policy: &str, admin: u16) -> Process {
+pub(crate) fn guard(folder: &Path, policy: &str, admin: u16) -> Process {
     let file = folder.join("guard.yaml");
     std::fs::write(&file, policy).unwrap();
     let mut guard = Process::start(
