@@ -8,9 +8,9 @@ use clap::{ArgGroup, Args};
 use serde::Serialize;
 
 use crate::app::Source;
+use crate::app::build::{Refusal, build};
 use crate::app::curl;
 use crate::app::input::{INPUT_BYTES_MAX, Input};
-use crate::app::serve::{self, ServeError};
 use crate::clock;
 use crate::detect::trace::Value;
 use crate::detect::{Unmetered, View};
@@ -66,7 +66,7 @@ struct Steps {
 
 impl Trace for Steps {
     fn begin(&mut self, _: Check) {
-        self.began = Some(clock::tick());
+        self.began = Some(clock::instant());
     }
 
     fn end(&mut self, check: Check, outcome: Outcome<'_>) {
@@ -125,7 +125,7 @@ impl<'a> From<&'a Fact> for Reason<'a> {
 pub enum ExplainError {
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] ServeError),
+    Config(#[from] Refusal),
     /// The request cannot be read.
     #[error("the request cannot be used: {0}")]
     Request(String),
@@ -137,7 +137,7 @@ pub enum ExplainError {
 impl Explain {
     /// Decides the request and writes the explanation.
     pub fn run(&self, out: &mut impl Write) -> Result<(), ExplainError> {
-        let snapshot = serve::load(&self.source)?;
+        let snapshot = build(&self.source.clone().into(), None)?;
         let mut input = self.input()?;
         input.client = self.client.or(input.client);
         input.or_stranger(1);
@@ -177,7 +177,7 @@ fn explain<R>(
     let (policy, request, state) = (&snapshot.policy, input.view(), Memory::new(CLIENTS));
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut steps = Steps::default();
-    let start = clock::tick();
+    let start = clock::instant();
     let asked = Asked { request: &request, now: clock::now(), meter: &Unmetered };
     let decision = runtime.block_on(decide_traced(policy, &state, asked, &mut steps));
     let us = micros(start.elapsed());

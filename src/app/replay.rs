@@ -12,8 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::app::Source;
+use crate::app::build::{Refusal, build};
 use crate::app::input::{INPUT_BYTES_MAX, Input};
-use crate::app::serve::{self, ServeError};
 use crate::clock;
 use crate::detect::{Detection, Detector, Scope, Unmetered};
 use crate::engine;
@@ -41,7 +41,8 @@ pub struct ReplayArgs {
 impl ReplayArgs {
     /// Replays the file to standard output; the totals go to standard error.
     pub fn run(&self) -> Result<(), ReplayError> {
-        let replay = Replay { snapshot: serve::load(&self.source)?, detection_only: self.detection_only };
+        let replay =
+            Replay { snapshot: build(&self.source.clone().into(), None)?, detection_only: self.detection_only };
         let output = BufWriter::new(std::io::stdout().lock());
         let totals = if self.input.as_os_str() == "-" {
             replay.run(std::io::stdin().lock(), output, 0)?
@@ -90,7 +91,7 @@ struct Line<'a> {
 pub enum ReplayError {
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] ServeError),
+    Config(#[from] Refusal),
     /// The requests cannot be read; names the line.
     #[error("{0}")]
     Input(String),
@@ -158,7 +159,7 @@ impl Replay {
         requests
             .map(|input| {
                 let request = input.view();
-                let (now, start) = (clock::now(), clock::tick());
+                let (now, start) = (clock::now(), clock::instant());
                 let decision =
                     runtime.block_on(engine::decide(&self.snapshot.policy, state, &request, now, &Unmetered));
                 Verdicts::of_decision(input, &decision, start.elapsed())
@@ -169,7 +170,7 @@ impl Replay {
 
 fn detect(detector: &Detector, scope: &Scope, input: &Input) -> Verdicts {
     let request = input.view();
-    let start = clock::tick();
+    let start = clock::instant();
     let found = detector.inspect(&request, scope, &Unmetered);
     Verdicts::of_detection(input, &found, start.elapsed())
 }
