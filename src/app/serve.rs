@@ -19,13 +19,13 @@ use crate::config::Sources;
 use crate::config::report::redacted_json;
 use crate::grpc::DESCRIPTORS;
 use crate::grpc::authz::{self, Authz};
+use crate::grpc::repeat::Repeats;
 use crate::live::{Live, Snapshot};
 use crate::server::admin::{self, Report};
 use crate::server::listen::{ListenError, Listeners};
 use crate::server::service::Services;
 use crate::server::worker::{Limits, Worker};
 use crate::state::Backend;
-use crate::state::memory::Memory;
 use crate::telemetry::metrics::{Metrics, Sample};
 use crate::telemetry::queue::Queue;
 use crate::telemetry::{Recorder, report_panics, start_logging};
@@ -66,15 +66,18 @@ pub fn serve(sources: Sources) -> Result<(), ServeError> {
 struct House {
     live: Arc<Live>,
     state: Arc<Backend>,
+    repeats: Arc<Repeats>,
     draining: AtomicBool,
 }
 
 async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), ServeError> {
-    let memory = Memory::new(usize::try_from(snapshot.config.limits.memory_clients).unwrap_or(usize::MAX));
+    let (security, limits) = (&snapshot.config.security, &snapshot.config.limits);
+    let state = Backend::new(security, limits).map_err(|error| ServeError::Config(Refusal(vec![format!("security.redis_url: {error}")])))?;
     let live = Live::new(snapshot);
     let house = Arc::new(House {
         live: Arc::clone(&live),
-        state: Arc::new(Backend::Memory(memory)),
+        state: Arc::new(state),
+        repeats: Arc::default(),
         draining: AtomicBool::new(false),
     });
     let first = live.snapshot();
@@ -94,6 +97,8 @@ async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), Se
         let pages = admin::pages(Arc::clone(&house), Arc::clone(&metrics));
         tokio::spawn(admin::serve(listener, pages, ended))
     });
+    let kept = Arc::clone(&house.state);
+    let maintenance = tokio::spawn(async move { kept.maintain(clock::now).await });
     let workers = start_workers(&house, &metrics, &routes, &stopped)?;
     count_house(&metrics, &house, log);
     tracing::info!(
@@ -118,6 +123,7 @@ async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), Se
     stopped?;
     // The admin port still answers while the workers drain.
     let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(Worker::join)).await;
+    maintenance.abort();
     end.send_replace(true);
     if let Some(admin) = admin {
         admin.await.map_err(io::Error::other)?;
@@ -163,7 +169,7 @@ fn start_workers(
         .map(|index| {
             let (house, routes, recorder) = (Arc::clone(house), routes.clone(), Recorder::new(metrics));
             Worker::spawn(index, Limits::from(&config.limits), stop.clone(), move || {
-                let authz = Authz::new(&house.live, Arc::clone(&house.state), recorder);
+                let authz = Authz::new(&house.live, Arc::clone(&house.state), Arc::clone(&house.repeats), recorder);
                 let services = Rc::new(Services { authz, others: routes });
                 move |call| Rc::clone(&services).call(call)
             })
@@ -223,6 +229,8 @@ impl Report for House {
         let details = json!({
             "ready": !draining,
             "draining": draining,
+            // A lost Redis degrades the service; it does not take it out of rotation.
+            "state": if self.state.is_well() { "well" } else { "degraded" },
             "version": snapshot.version,
             "hash": snapshot.hash,
             "reload": *self.live.status(),
@@ -258,6 +266,8 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
         };
         let mut samples = vec![
             plain("log_lines_dropped", "Log lines that found the queue full", true, log.dropped()),
+            plain("state_degraded", "1 while Redis is lost and memory stands in", false, u64::from(!house.state.is_well())),
+            plain("checks_repeated", "Checks that Envoy sent again and that counted once", true, house.repeats.count()),
             plain("policy_version", "Snapshots of this process so far", false, snapshot.version),
             Sample {
                 name: "config_info",

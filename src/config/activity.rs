@@ -20,7 +20,6 @@ pub enum Activity {
 
 use Activity::{Compatibility, Inactive};
 
-const REDIS: Activity = Inactive("state is kept in memory; Redis is not connected yet");
 const AGENT: Activity = Inactive("nothing is sent to an agent endpoint yet");
 const RULES: Activity = Inactive("dynamic rules are not fetched yet");
 const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
@@ -44,15 +43,6 @@ const TABLE: &[(&str, Activity)] = &[
     ("security.cloud_ip_refresh_interval", FEED),
     ("security.cloud_ip_store", FEED),
     ("security.lazy_init", FEED),
-    ("security.enable_redis", REDIS),
-    ("security.redis_url", REDIS),
-    ("security.redis_prefix", REDIS),
-    ("security.redis_fail_open", REDIS),
-    ("security.redis_socket_connect_timeout", REDIS),
-    ("security.redis_socket_timeout", REDIS),
-    ("security.redis_health_check_interval", REDIS),
-    ("security.redis_max_connections", REDIS),
-    ("security.redis_retries", REDIS),
     ("security.enable_agent", AGENT),
     ("security.agent_api_key", AGENT),
     ("security.agent_strict", AGENT),

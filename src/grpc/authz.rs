@@ -18,6 +18,7 @@ use crate::engine::trace::{Outcome, Trace};
 use crate::engine::{self, Asked};
 use crate::grpc::frame::{self, FrameError, Unary};
 use crate::grpc::read;
+use crate::grpc::repeat::Repeats;
 use crate::grpc::write::{self, Writer};
 use crate::live::{Live, Reader, Snapshot};
 use crate::model::check::Check;
@@ -37,6 +38,7 @@ pub struct Authz<S> {
     reader: RefCell<Reader>,
     prepared: RefCell<Rc<Prepared>>,
     state: Arc<S>,
+    repeats: Arc<Repeats>,
     recorder: Recorder,
 }
 
@@ -66,10 +68,10 @@ impl Prepared {
 impl<S: State> Authz<S> {
     /// The service for one thread.
     #[must_use]
-    pub fn new(live: &Live, state: Arc<S>, recorder: Recorder) -> Self {
+    pub fn new(live: &Live, state: Arc<S>, repeats: Arc<Repeats>, recorder: Recorder) -> Self {
         let mut reader = Reader::new(live);
         let prepared = RefCell::new(Prepared::new(reader.current()));
-        Self { reader: RefCell::new(reader), prepared, state, recorder }
+        Self { reader: RefCell::new(reader), prepared, state, repeats, recorder }
     }
 
     /// Answers one call of [`CHECK`].
@@ -113,6 +115,18 @@ impl<S: State> Authz<S> {
 
     async fn decide(&self, prepared: &Prepared, message: &[u8]) -> Bytes {
         let start = clock::instant();
+        let asked = self.repeats.identify(message);
+        if let Some(answer) = asked.and_then(|asked| self.repeats.answer(asked, start)) {
+            return answer;
+        }
+        let answer = self.decide_afresh(prepared, message, start).await;
+        if let Some(asked) = asked {
+            self.repeats.keep(asked, answer.clone(), start);
+        }
+        answer
+    }
+
+    async fn decide_afresh(&self, prepared: &Prepared, message: &[u8], start: Instant) -> Bytes {
         let request = match read::read(message) {
             Ok(request) => request,
             Err(error) => {

@@ -4,6 +4,7 @@
 pub mod authz;
 pub mod frame;
 pub mod read;
+pub mod repeat;
 pub mod wire;
 pub mod write;
 

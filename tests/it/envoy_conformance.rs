@@ -15,7 +15,7 @@ const SUITES: [&str; 4] =
 fn base() -> Map<String, Value> {
     json!({
         "enable_redis": false, "enable_rate_limit_auto_ban": false, "enable_ip_banning": false,
-        "auto_ban_threshold": 1000, "trusted_proxies": ["127.0.0.1"], "trusted_proxy_depth": 2,
+        "auto_ban_threshold": 1000, "trusted_proxies": ["127.0.0.1"],
     })
     .as_object()
     .unwrap()

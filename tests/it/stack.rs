@@ -316,6 +316,8 @@ impl Stack {
         let guard = guard(folder.path(), &edit_policy(policy(security, rest, grpc, admin)), admin);
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy/ext_authz.yaml");
         let text = edit(std::fs::read_to_string(shipped).unwrap())
+            // All clients are on this machine; Envoy must not add itself to what they say about themselves.
+            .replace("use_remote_address: true", "use_remote_address: true\n                skip_xff_append: true")
             .replace("port_value: 10000", &format!("port_value: {port}"))
             .replace("port_value: 10080", &format!("port_value: {}", application.port))
             .replace("port_value: 50051", &format!("port_value: {grpc}"))
@@ -379,7 +381,7 @@ impl Stack {
 pub(crate) fn policy(security: &str, rest: &str, grpc: u16, admin: u16) -> String {
     let indented: String = security.lines().map(|line| format!("  {line}\n")).collect();
     format!(
-        "security:\n  enable_redis: false\n  trusted_proxies: [\"127.0.0.1\"]\n  trusted_proxy_depth: 2\n{indented}\
+        "security:\n  enable_redis: false\n  trusted_proxies: [\"127.0.0.1\"]\n{indented}\
          listeners:\n  grpc: 127.0.0.1:{grpc}\nadmin:\n  address: 127.0.0.1:{admin}\n{rest}\n"
     )
 }
