@@ -72,7 +72,8 @@ struct House {
 
 async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), ServeError> {
     let (security, limits) = (&snapshot.config.security, &snapshot.config.limits);
-    let state = Backend::new(security, limits).map_err(|error| ServeError::Config(Refusal(vec![format!("security.redis_url: {error}")])))?;
+    let state = Backend::new(security, limits)
+        .map_err(|error| ServeError::Config(Refusal(vec![format!("security.redis_url: {error}")])))?;
     let live = Live::new(snapshot);
     let house = Arc::new(House {
         live: Arc::clone(&live),
@@ -266,7 +267,12 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
         };
         let mut samples = vec![
             plain("log_lines_dropped", "Log lines that found the queue full", true, log.dropped()),
-            plain("state_degraded", "1 while Redis is lost and memory stands in", false, u64::from(!house.state.is_well())),
+            plain(
+                "state_degraded",
+                "1 while Redis is lost and memory stands in",
+                false,
+                u64::from(!house.state.is_well()),
+            ),
             plain("checks_repeated", "Checks that Envoy sent again and that counted once", true, house.repeats.count()),
             plain("policy_version", "Snapshots of this process so far", false, snapshot.version),
             Sample {

@@ -99,7 +99,7 @@ fn each_check_refuses_as_documented() {
             get("/secret").header("authorization", "Bearer wrong"),
             401,
             "Authentication required",
-            ("www-authenticate", "Bearer"),
+            ("www-authenticate", "Bearer error=\"invalid_token\""),
         ),
         (
             get("/secret").header("authorization", "Bearer secret"),

@@ -89,12 +89,15 @@ fn text(out: &mut Vec<u8>, value: &str) {
 
 fn metadata(out: &mut Vec<u8>, nodes: usize) {
     map(out, 9);
-    for (name, value) in [("node_count", nodes as u32), ("record_size", 24), ("ip_version", 4)] {
-        text(out, name);
-        out.push(6 << 5 | 4);
-        out.extend_from_slice(&value.to_be_bytes());
-    }
-    for (name, value) in [("binary_format_major_version", 2_u16), ("binary_format_minor_version", 0)] {
+    text(out, "node_count");
+    out.push(6 << 5 | 4);
+    out.extend_from_slice(&(nodes as u32).to_be_bytes());
+    for (name, value) in [
+        ("record_size", 24_u16),
+        ("ip_version", 4),
+        ("binary_format_major_version", 2),
+        ("binary_format_minor_version", 0),
+    ] {
         text(out, name);
         out.push(5 << 5 | 2);
         out.extend_from_slice(&value.to_be_bytes());

@@ -14,8 +14,7 @@ const READY_TRIES: u32 = 600;
 /// The Envoy binary, or a test failure that says what to do.
 pub(crate) fn envoy_binary() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path =
-        std::env::var_os("ENVOY_GUARD_ENVOY").map_or_else(|| root.join(".cache/envoy/1.40/envoy"), PathBuf::from);
+    let path = std::env::var_os("TEST_ENVOY").map_or_else(|| root.join(".cache/envoy/1.40/envoy"), PathBuf::from);
     assert!(path.exists(), "no Envoy at {}: run `make deps` first", path.display());
     path
 }

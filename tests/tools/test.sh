@@ -2,7 +2,7 @@
 # Every test. Warnings are errors; one build profile; nextest when it is there.
 set -eu
 cd "$(dirname "$0")/../.."
-export ENVOY_GUARD_ENVOY="$PWD/.cache/envoy/${ENVOY_VERSION:-1.40}/envoy"
+export TEST_ENVOY="$PWD/.cache/envoy/${ENVOY_VERSION:-1.40}/envoy"
 cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --quiet
