@@ -356,7 +356,7 @@ fn histogram(
     sum: &Sum<'_>,
     pick: &dyn Fn(&Shard) -> Option<&Histogram>,
 ) -> fmt::Result {
-    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
     let bucket = |index: usize| sum(&|shard| pick(shard)?.buckets.get(index).map(Count::get));
     let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(index, bound)| (bound, bucket(index))).collect();
     let count = buckets.iter().map(|(_, count)| count).sum();
