@@ -3,7 +3,7 @@
 //! The repetition gets the first answer and counts once. A request is known by the id and the arrival time that Envoy
 //! gave it; a message without both is never taken for a repetition.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,9 +48,7 @@ impl Repeats {
     #[must_use]
     pub fn identify(&self, message: &[u8]) -> Option<Asked> {
         let stamp = Stamp::of(message).ok().flatten()?;
-        let mut hasher = self.hasher.build_hasher();
-        (stamp.id, stamp.time, message.len()).hash(&mut hasher);
-        Some(Asked(hasher.finish()))
+        Some(Asked(self.hasher.hash_one((stamp.id, stamp.time, message.len()))))
     }
 
     /// The answer that was given to the same request a moment ago.

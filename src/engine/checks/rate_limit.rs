@@ -167,7 +167,7 @@ pub(crate) async fn evaluate<'p, S: State>(settings: &Settings, cx: &mut Cx<'_, 
             continue;
         }
         report(settings, cx, tier, count);
-        first = first.or(Some(tier.limit.window.seconds()));
+        first = first.or_else(|| Some(tier.limit.window.seconds()));
         if !cx.policy.passive {
             break;
         }
