@@ -289,12 +289,12 @@ impl Words {
         }
         let is = |known: &&str| known.len() == word.len() && known.eq_ignore_ascii_case(word);
         for (kind, seen) in Kind::ALL.iter().zip(&mut self.seen) {
-            if let Some(index) = kind.words().iter().position(|known| is(known)) {
+            if let Some(index) = kind.words().iter().position(&is) {
                 *seen |= 1 << index;
             }
         }
-        self.sql |= SQL_WORDS.iter().any(|known| is(known));
-        self.runs_code |= CODE_WORDS.iter().any(|known| is(known));
+        self.sql |= SQL_WORDS.iter().any(&is);
+        self.runs_code |= CODE_WORDS.iter().any(is);
     }
 
     /// The share of a kind's words that were seen.

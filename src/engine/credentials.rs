@@ -110,9 +110,14 @@ mod tests {
         let hash = parse(&format!("sha256:{digits}")).unwrap();
         assert_eq!(hash.first(), Some(&0x2c));
         assert_eq!(parse(&format!("sha256:{}", digits.to_uppercase())), Some(hash));
-        for bad in
-            ["", digits, "sha256:", "sha256:zz", &format!("sha256:{digits}0"), &format!("sha256:+{}", &digits[1..])]
-        {
+        for bad in [
+            "",
+            digits,
+            "sha256:",
+            "sha256:zz",
+            &format!("sha256:{digits}0"),
+            &format!("sha256:+{}", digits.get(1..).unwrap()),
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

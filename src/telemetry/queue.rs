@@ -118,7 +118,10 @@ mod tests {
 
     /// A sink that stands still until it is opened.
     #[derive(Clone, Default)]
-    struct Gate(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct Gate(Arc<(Mutex<Sink>, Condvar)>);
+
+    /// Whether it is open, and what it took.
+    type Sink = (bool, Vec<u8>);
 
     impl Gate {
         fn open(&self) {

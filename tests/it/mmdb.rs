@@ -120,7 +120,7 @@ fn a_reader_finds_what_was_written() {
     for layout in [Layout::MaxMind, Layout::IpInfo] {
         let reader = maxminddb::Reader::from_source(database(layout, &countries)).unwrap();
         let record: serde_json::Value = reader.lookup(address.into()).unwrap().decode().unwrap().unwrap();
-        let code = record["country"].as_str().or(record["country"]["iso_code"].as_str());
+        let code = record["country"].as_str().or_else(|| record["country"]["iso_code"].as_str());
         assert_eq!(code, Some("CN"), "{layout:?}");
         assert!(!reader.lookup("192.0.2.1".parse().unwrap()).unwrap().has_data());
     }

@@ -113,7 +113,9 @@ fn hundreds_of_routes_resolve_like_a_list() {
             0 => path == format!("/a{}/b", n / 8),
             1 => path == format!("/a{}", n / 8) || path.starts_with(&format!("/a{}/", n / 8)),
             2 => path.strip_prefix(&format!("/a{}/", n / 16)).is_some_and(|x| !x.is_empty() && !x.contains('/')),
-            _ => path.strip_suffix(&format!("/c{n}")).is_some_and(|x| x.len() > 1 && !x[1..].contains('/')),
+            _ => path
+                .strip_suffix(&format!("/c{n}"))
+                .is_some_and(|x| x.get(1..).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))),
         })
     };
     for number in 0..60 {

@@ -5,7 +5,7 @@ use super::*;
 /// A data field that a record may hold.
 enum Field {
     Text(&'static str),
-    Map(Vec<(&'static str, Field)>),
+    Map(Vec<(&'static str, Self)>),
     Short(u16),
     Long(u32),
     Epoch(u64),
@@ -70,7 +70,7 @@ fn database(records: Vec<(&str, Field)>) -> Vec<u8> {
     for (index, node) in nodes.iter().enumerate() {
         for (bit, next) in node.iter().enumerate() {
             let leaf = leaves.iter().find(|(at, side, _)| (*at, *side) == (index, bit));
-            let value = leaf.map_or(next.unwrap_or(count), |(.., offset)| count + 16 + offset);
+            let value = leaf.map_or_else(|| next.unwrap_or(count), |(.., offset)| count + 16 + offset);
             bytes.extend(&u32::try_from(value).unwrap().to_be_bytes()[1..]);
         }
     }
