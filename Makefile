@@ -33,7 +33,7 @@ test: deps ## every test, the real Envoy, Redis and the conformance cases includ
 lint: deps-run ## formatting, clippy, documentation; warnings are errors
 	cargo fmt --check
 	cargo clippy --profile $(PROFILE) --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --profile $(PROFILE) --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --profile $(PROFILE) --locked --no-deps
 
 bench: deps ## measure, print ratios, write target/bench.json
 	@sh tests/tools/bench.sh

@@ -20,7 +20,7 @@ pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// by the depth, 64, that overflowed 2 MiB), so this keeps any thread safe.
 pub const DEPTH_MAX: usize = 16;
 
-/// See [`crate::config::load`].
+/// See `config::load`.
 pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
     let mut problems = Vec::new();
     let mut layers = Vec::new();

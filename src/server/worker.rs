@@ -109,7 +109,7 @@ impl Worker {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Hands a connection over. Waits while the worker has [`HANDOVER_MAX`] waiting; drops it when the worker is gone.
+    /// Hands a connection over. Waits while the worker has `HANDOVER_MAX` waiting; drops it when the worker is gone.
     pub async fn hand_over(&self, accepted: Accepted) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         if self.queue.send(accepted).await.is_err() {

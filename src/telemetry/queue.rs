@@ -40,7 +40,7 @@ impl Queue {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything written so far has reached the sinks, or [`FLUSH_MAX`] has passed.
+    /// Waits until everything written so far has reached the sinks, or `FLUSH_MAX` has passed.
     pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
         if self.sender.send(Item::Flush(done)).is_ok() {

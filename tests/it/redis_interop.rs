@@ -231,7 +231,7 @@ struct Python {
 impl Python {
     fn start(server: &Server) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = std::env::var_os("ENVOY_GUARD_PYTHON");
+        let python = std::env::var_os("TEST_PYTHON");
         let python = python.map_or_else(|| root.join(".cache/venv/bin/python"), PathBuf::from);
         let mut child = Command::new(&python)
             .arg(root.join("tests/tools/participant.py"))
