@@ -9,7 +9,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("request", &["model"]),
     ("config", &["model", "request"]),
-    ("state", &["model"]),
+    ("state", &["model", "config"]),
     ("detect", &["model", "config", "request"]),
     ("engine", &["model", "config", "request", "state", "detect"]),
     ("feeds", &["model", "config"]),

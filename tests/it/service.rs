@@ -19,7 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 /// Tries of 20 ms until the service counts as not coming up.
-const TRIES: u32 = 500;
+const TRIES: u32 = 1500;
 
 /// The service as a process of its own, ended with the test.
 struct Service {

@@ -317,6 +317,8 @@ impl Stack {
         let text = edit(std::fs::read_to_string(shipped).unwrap())
             // All clients are on this machine; Envoy must not add itself to what they say about themselves.
             .replace("use_remote_address: true", "use_remote_address: true\n                skip_xff_append: true")
+            // A test machine may be slow; an outage is not what most tests are about.
+            .replace("timeout: 0.5s", "timeout: 5s")
             .replace("port_value: 10000", &format!("port_value: {port}"))
             .replace("port_value: 10080", &format!("port_value: {}", application.port))
             .replace("port_value: 50051", &format!("port_value: {grpc}"))
