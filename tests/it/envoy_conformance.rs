@@ -112,10 +112,6 @@ fn every_pinned_answer_comes_out_of_envoy() {
             .unwrap_or_else(|error| panic!("guard-core's case {suite} is missing ({error}): run `make deps` first"));
         let suite: Value = serde_json::from_str(&text).unwrap();
         for case in suite["cases"].as_array().unwrap() {
-            // Countries are decided in process by the pipeline cases.
-            if case["geo_countries"].as_object().is_some_and(|countries| !countries.is_empty()) {
-                continue;
-            }
             stack.restart_guard(|folder, grpc, admin| policy(case, folder, grpc, admin));
             for (drive, expected) in case["drives"].as_array().unwrap().iter().zip(case["expected"].as_array().unwrap())
             {
@@ -128,5 +124,5 @@ fn every_pinned_answer_comes_out_of_envoy() {
         }
     }
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(40 <= drives, "most drives of the four suites: {drives}");
+    assert_eq!(drives, 53, "drives of the four suites");
 }
