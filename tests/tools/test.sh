@@ -8,7 +8,7 @@ cargo clippy --release --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --quiet
 cargo build --release --locked
 if command -v cargo-nextest >/dev/null; then
-    cargo nextest run --release --locked --no-fail-fast --retries 2 "$@"
+    cargo nextest run --release --locked --no-fail-fast "$@"
     cargo test --release --locked --doc --quiet
 else
     cargo test --release --locked --no-fail-fast "$@"
