@@ -22,10 +22,10 @@ build: deps-run ## build the service
 	cargo build --profile $(PROFILE) --locked
 
 run: build ## the service behind a real Envoy, with requests to paste; Ctrl-C stops everything
-	@$(CACHE)/python envoy/demo.py run --guard $(GUARD)
+	@$(CACHE)/venv/bin/python envoy/demo.py run --guard $(GUARD)
 
 demo: build ## the same by itself: sends the requests and checks the answers
-	@$(CACHE)/python envoy/demo.py demo --guard $(GUARD)
+	@$(CACHE)/venv/bin/python envoy/demo.py demo --guard $(GUARD)
 
 test: deps ## every test, the real Envoy, Redis and the conformance cases included
 	@sh tests/tools/test.sh

@@ -323,7 +323,7 @@ fn stopping_answers_what_is_in_flight() {
 #[test]
 fn the_demo_comes_out_as_the_readme_says() {
     let root = env!("CARGO_MANIFEST_DIR");
-    let output = std::process::Command::new(format!("{root}/.cache/python"))
+    let output = std::process::Command::new(format!("{root}/.cache/venv/bin/python"))
         .args([&format!("{root}/envoy/demo.py"), "demo", "--guard", env!("CARGO_BIN_EXE_envoy-guard"), "--envoy"])
         .arg(crate::stack::envoy_binary())
         .output()

