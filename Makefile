@@ -5,6 +5,8 @@ ENVOY_VERSION ?= 1.40
 PROFILE := release
 GUARD := target/$(PROFILE)/envoy-guard
 CACHE := .cache
+# Labelled requests for `make quality`; they are not part of this repository.
+CORPORA ?= $(firstword $(wildcard ../*/corpora))
 export ENVOY_VERSION
 
 .PHONY: help deps deps-run build run demo test lint bench quality docs clean
@@ -37,6 +39,9 @@ lint: deps-run ## formatting, clippy, documentation; warnings are errors
 
 bench: deps ## measure, print ratios, write target/bench.json
 	@sh tests/tools/bench.sh
+
+quality: build ## score the verdicts on labelled requests (CORPORA=folder), write target/quality.json
+	@$(CACHE)/venv/bin/python tests/tools/quality.py $(GUARD) --corpora "$(CORPORA)" $(QUALITY_FLAGS)
 
 clean: ## remove what was built and fetched
 	cargo clean
