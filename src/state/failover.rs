@@ -3,6 +3,7 @@
 //! Bans that are known here keep holding through the change in both directions: those of Redis from what this replica
 //! remembers, those made meanwhile by writing them to Redis afterwards. Counts start anew on each side.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::model::time::{Timestamp, Window};
 use crate::state::breaker::jittered;
 use crate::state::memory::Memory;
 use crate::state::redis::Redis;
-use crate::state::{Answer, BanPage, Question, State, StateError, Suspicion, Track};
+use crate::state::{Answer, BanPage, Patterns, Question, State, StateError, Suspicion, Track};
 
 /// Unbans that wait for Redis at most; beyond it an unban reports that Redis is away.
 const PENDING_MAX: usize = 1000;
@@ -243,5 +244,32 @@ impl State for Failover {
     async fn reset_limits(&self) -> Result<(), StateError> {
         self.memory.reset_limits().await?;
         self.redis.reset_limits().await
+    }
+}
+
+/// Patterns are changed by people, who can try again: while Redis is away a change fails, so that no two replicas
+/// disagree afterwards. What was read last is still known.
+impl Patterns for Failover {
+    async fn patterns(&self) -> Result<BTreeSet<String>, StateError> {
+        match self.redis.patterns().await {
+            Err(error) => self.redis.known_patterns().ok_or(error),
+            read => read,
+        }
+    }
+
+    async fn add_pattern(&self, pattern: &str) -> Result<bool, StateError> {
+        self.redis.add_pattern(pattern).await
+    }
+
+    async fn remove_pattern(&self, pattern: &str) -> Result<bool, StateError> {
+        self.redis.remove_pattern(pattern).await
+    }
+
+    async fn clear_patterns(&self) -> Result<(), StateError> {
+        self.redis.clear_patterns().await
+    }
+
+    fn patterns_changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.redis.patterns_changed()
     }
 }

@@ -4,6 +4,7 @@
 //! an await, so request threads hardly ever meet. All histories of one client lie in one shard: a question about one
 //! client is one atomic step.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,8 +21,8 @@ use crate::state::log::{Edge, Log};
 use crate::state::lru::{Lru, Quota};
 use crate::state::networks::{Networks, Term};
 use crate::state::{
-    Answer, Ban, BanPage, Digest, Limit, Question, SUSPICION_SECONDS, Size, Sizes, State, StateError, Suspicion, Track,
-    short_reason,
+    Answer, Ban, BanPage, Digest, Limit, PATTERNS_MAX, Patterns, Question, SUSPICION_SECONDS, Size, Sizes, State,
+    StateError, Suspicion, Track, short_reason, storable, too_many_patterns,
 };
 
 /// Clients remembered by each family unless the configuration says otherwise.
@@ -97,6 +98,8 @@ pub struct Memory {
     tracks: Quota,
     bans: Quota,
     suspicions: Quota,
+    patterns: Mutex<BTreeSet<String>>,
+    patterns_changed: tokio::sync::watch::Sender<u64>,
 }
 
 impl Default for Memory {
@@ -120,6 +123,8 @@ impl Memory {
             tracks: Quota::new(clients),
             bans: Quota::new(clients),
             suspicions: Quota::new(clients),
+            patterns: Mutex::default(),
+            patterns_changed: tokio::sync::watch::Sender::new(0),
         }
     }
 
@@ -343,5 +348,54 @@ impl State for Memory {
             shard.lock().unwrap_or_else(PoisonError::into_inner).windows.clear(&self.windows);
         }
         Ok(())
+    }
+}
+
+impl Memory {
+    /// Changes the patterns, and says so when `change` reports that it did.
+    fn change_patterns<T>(&self, change: impl FnOnce(&mut BTreeSet<String>) -> (bool, T)) -> T {
+        let mut patterns = self.patterns.lock().unwrap_or_else(PoisonError::into_inner);
+        let (changed, result) = change(&mut patterns);
+        drop(patterns);
+        if changed {
+            self.patterns_changed.send_modify(|count| *count += 1);
+        }
+        result
+    }
+}
+
+impl Patterns for Memory {
+    async fn patterns(&self) -> Result<BTreeSet<String>, StateError> {
+        Ok(self.patterns.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    async fn add_pattern(&self, pattern: &str) -> Result<bool, StateError> {
+        storable(pattern)?;
+        self.change_patterns(|patterns| {
+            if patterns.contains(pattern) {
+                return (false, Ok(false));
+            }
+            if PATTERNS_MAX <= patterns.len() {
+                return (false, Err(too_many_patterns()));
+            }
+            patterns.insert(pattern.to_owned());
+            (true, Ok(true))
+        })
+    }
+
+    async fn remove_pattern(&self, pattern: &str) -> Result<bool, StateError> {
+        Ok(self.change_patterns(|patterns| {
+            let removed = patterns.remove(pattern);
+            (removed, removed)
+        }))
+    }
+
+    async fn clear_patterns(&self) -> Result<(), StateError> {
+        self.change_patterns(|patterns| (!std::mem::take(patterns).is_empty(), ()));
+        Ok(())
+    }
+
+    fn patterns_changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.patterns_changed.subscribe()
     }
 }

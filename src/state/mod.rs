@@ -2,6 +2,7 @@
 //!
 //! The trait speaks the domain, not a store's verbs. One call is at most one round trip and one atomic step.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use smallvec::SmallVec;
@@ -29,6 +30,10 @@ use crate::state::redis::settings::Settings;
 
 /// Seconds after the last increment for which suspicious counts are remembered.
 pub const SUSPICION_SECONDS: u32 = 3600;
+/// Custom patterns that are shared at most; another one is refused.
+pub const PATTERNS_MAX: usize = 1000;
+/// Bytes of one custom pattern at most.
+pub const PATTERN_BYTES_MAX: usize = 4096;
 /// Bytes of a ban's reason that are kept.
 pub const REASON_BYTES_MAX: usize = 256;
 
@@ -230,6 +235,43 @@ pub trait State: Send + Sync {
     fn reset_limits(&self) -> impl Future<Output = Result<(), StateError>> + Send;
 }
 
+/// The custom patterns that all participants share, as their texts. What they mean is for others to judge.
+///
+/// A change by any replica is seen by [`Patterns::patterns_changed`] of every replica, its own included; a change by an
+/// application that embeds guard-core, which tells nobody, within [`redis::settings::Settings::patterns_interval`].
+pub trait Patterns: Send + Sync {
+    /// All of them, at most [`PATTERNS_MAX`].
+    fn patterns(&self) -> impl Future<Output = Result<BTreeSet<String>, StateError>> + Send;
+
+    /// Adds one; false when it was there. Refused are the empty pattern, one longer than [`PATTERN_BYTES_MAX`], and any
+    /// beyond [`PATTERNS_MAX`].
+    fn add_pattern(&self, pattern: &str) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Takes one away; false when it was not there.
+    fn remove_pattern(&self, pattern: &str) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Takes all away.
+    fn clear_patterns(&self) -> impl Future<Output = Result<(), StateError>> + Send;
+
+    /// A number that grows whenever the patterns may be others than before: read them again then.
+    fn patterns_changed(&self) -> tokio::sync::watch::Receiver<u64>;
+}
+
+/// Says why a pattern cannot be stored, if it cannot.
+fn storable(pattern: &str) -> Result<(), StateError> {
+    if pattern.is_empty() {
+        return Err(StateError::Refused("a custom pattern must not be empty".to_owned()));
+    }
+    if PATTERN_BYTES_MAX < pattern.len() {
+        return Err(StateError::Refused(format!("a custom pattern has at most {PATTERN_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+fn too_many_patterns() -> StateError {
+    StateError::Refused(format!("there are already {PATTERNS_MAX} custom patterns"))
+}
+
 /// The backend that the configuration chose; one concrete type for the services.
 #[derive(Debug)]
 pub enum Backend {
@@ -353,6 +395,32 @@ impl State for Backend {
 
     async fn reset_limits(&self) -> Result<(), StateError> {
         forward!(self, backend => backend.reset_limits())
+    }
+}
+
+impl Patterns for Backend {
+    async fn patterns(&self) -> Result<BTreeSet<String>, StateError> {
+        forward!(self, backend => backend.patterns())
+    }
+
+    async fn add_pattern(&self, pattern: &str) -> Result<bool, StateError> {
+        forward!(self, backend => backend.add_pattern(pattern))
+    }
+
+    async fn remove_pattern(&self, pattern: &str) -> Result<bool, StateError> {
+        forward!(self, backend => backend.remove_pattern(pattern))
+    }
+
+    async fn clear_patterns(&self) -> Result<(), StateError> {
+        forward!(self, backend => backend.clear_patterns())
+    }
+
+    fn patterns_changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        match self {
+            Self::Memory(memory) => memory.patterns_changed(),
+            Self::Redis(redis) => redis.patterns_changed(),
+            Self::Failover(both) => both.patterns_changed(),
+        }
     }
 }
 

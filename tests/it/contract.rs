@@ -3,7 +3,10 @@
 use envoy_guard::model::addr::{Client, IpEntry};
 use envoy_guard::model::category::{Category, CategorySet};
 use envoy_guard::model::time::{Timestamp, Window};
-use envoy_guard::state::{Answer, Bucket, Digest, Limit, Question, REASON_BYTES_MAX, SUSPICION_SECONDS, State, Track};
+use envoy_guard::state::{
+    Answer, Bucket, Digest, Limit, PATTERN_BYTES_MAX, PATTERNS_MAX, Patterns, Question, REASON_BYTES_MAX,
+    SUSPICION_SECONDS, State, StateError, Track,
+};
 
 /// Makes one test of each case; `$make` is an expression that awaits to a fresh backend.
 macro_rules! contract {
@@ -22,7 +25,7 @@ macro_rules! contract {
         pub(crate) use contract_for;
 
         /// Runs every case in turn on a backend of its own, made for the name of the case.
-        pub(crate) async fn every_case<S: State>(make: impl AsyncFn(&'static str) -> S) {
+        pub(crate) async fn every_case<S: State + Patterns>(make: impl AsyncFn(&'static str) -> S) {
             $(
                 println!("{}", stringify!($case));
                 $case(&make(stringify!($case)).await).await;
@@ -60,6 +63,9 @@ contract! {
     behaviour_histories_are_apart,
     resets_forget,
     concurrent_hits_pass_exactly_the_limit,
+    patterns_are_added_listed_and_taken_away,
+    patterns_that_cannot_be_stored_are_refused,
+    a_change_of_patterns_is_told,
 }
 
 const NOW: f64 = 1_800_000_000.0;
@@ -414,6 +420,55 @@ pub(crate) async fn concurrent_hits_pass_exactly_the_limit(state: &impl State) {
     });
     let passed: usize = join_all(asks).await.into_iter().sum();
     assert_eq!(passed, LIMIT as usize);
+}
+
+pub(crate) async fn patterns_are_added_listed_and_taken_away(state: &impl Patterns) {
+    let list = async || state.patterns().await.unwrap().into_iter().collect::<Vec<_>>();
+    assert_eq!(list().await, [""; 0]);
+    for pattern in ["b[a-z]+", "a{2,3},x", "é☃"] {
+        assert!(state.add_pattern(pattern).await.unwrap(), "{pattern}");
+        assert!(!state.add_pattern(pattern).await.unwrap(), "{pattern} is there");
+    }
+    assert_eq!(list().await, ["a{2,3},x", "b[a-z]+", "é☃"]);
+    for pattern in ["b[a-z]+", "a{2,3},x"] {
+        assert!(state.remove_pattern(pattern).await.unwrap(), "{pattern}");
+        assert!(!state.remove_pattern(pattern).await.unwrap(), "{pattern} is gone");
+    }
+    assert_eq!(list().await, ["é☃"]);
+    state.add_pattern("with,comma").await.unwrap();
+    state.clear_patterns().await.unwrap();
+    assert_eq!(list().await, [""; 0]);
+}
+
+pub(crate) async fn patterns_that_cannot_be_stored_are_refused(state: &impl Patterns) {
+    let refused = async |pattern: &str| matches!(state.add_pattern(pattern).await, Err(StateError::Refused(_)));
+    assert!(refused("").await);
+    assert!(refused(&"x".repeat(PATTERN_BYTES_MAX + 1)).await);
+    assert!(state.add_pattern(&"x".repeat(PATTERN_BYTES_MAX)).await.unwrap());
+    for number in 1..PATTERNS_MAX {
+        assert!(state.add_pattern(&format!("p{number}")).await.unwrap());
+    }
+    assert!(refused("one too many").await);
+    assert!(!state.add_pattern("p1").await.unwrap(), "it is there");
+    assert_eq!(state.patterns().await.unwrap().len(), PATTERNS_MAX);
+}
+
+pub(crate) async fn a_change_of_patterns_is_told(state: &impl Patterns) {
+    let mut changed = state.patterns_changed();
+    changed.mark_unchanged();
+    for (what, expected) in [
+        (state.add_pattern("a").await.unwrap(), true),
+        (state.add_pattern("a").await.unwrap(), false),
+        (state.remove_pattern("a").await.unwrap(), true),
+        (state.remove_pattern("a").await.unwrap(), false),
+    ] {
+        assert_eq!(what, expected);
+    }
+    assert!(changed.has_changed().unwrap());
+    changed.mark_unchanged();
+    state.add_pattern("b").await.unwrap();
+    state.clear_patterns().await.unwrap();
+    assert!(changed.has_changed().unwrap());
 }
 
 /// Polls all futures together on this task.

@@ -11,7 +11,7 @@ use envoy_guard::state::failover::Failover;
 use envoy_guard::state::memory::Memory;
 use envoy_guard::state::redis::Redis;
 use envoy_guard::state::redis::settings::Settings;
-use envoy_guard::state::{Backend, Bucket, Limit, Question, State, StateError};
+use envoy_guard::state::{Backend, Bucket, Limit, Patterns, Question, State, StateError};
 use tokio::time::Instant;
 
 use crate::contract::every_case;
@@ -463,6 +463,27 @@ async fn thousands_of_names_are_walked_not_listed() {
     assert_eq!(state.delete_matching("space", "1*").await.unwrap(), 611);
     assert_eq!(state.names("space", "*").await.unwrap().len(), 889);
     assert!(cluster.nodes.iter().all(|node| !commands(node).contains_key("keys")));
+}
+
+#[tokio::test]
+async fn a_change_of_patterns_reaches_the_other_replica_and_so_does_one_by_guard_core() {
+    let server = Server::start(&[]);
+    let quick = Settings { patterns_interval: Duration::from_millis(100), ..settings(&server.url(), "p:") };
+    let (one, other) = (Arc::new(standalone(&server, "p:")), Arc::new(Redis::new(quick).unwrap()));
+    let _upkeep = (maintain(&one).await, maintain(&other).await);
+    let mut changed = other.patterns_changed();
+    let mut expected = Vec::new();
+    for (pattern, theirs) in [("a[a-z]+", None), ("b{2,3}", None), ("c", Some("a[a-z]+,c"))] {
+        soon("the first reading is over", async || other.known_patterns().is_some()).await;
+        changed.mark_unchanged();
+        match theirs {
+            None => assert!(one.add_pattern(pattern).await.unwrap()),
+            Some(joined) => assert_eq!(server.cli(&["set", "p:patterns:custom", joined]), "OK"),
+        }
+        tokio::time::timeout(Duration::from_secs(20), changed.changed()).await.unwrap().unwrap();
+        expected.push(pattern.to_owned());
+        soon("it reads them all", async || other.patterns().await.unwrap().into_iter().eq(expected.clone())).await;
+    }
 }
 
 /// How often each command was called since the counts were reset.

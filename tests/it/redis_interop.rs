@@ -11,7 +11,7 @@ use envoy_guard::model::time::{Timestamp, Window};
 use envoy_guard::state::formats::{self, Rules, RulesSnapshot};
 use envoy_guard::state::keys::digest;
 use envoy_guard::state::redis::Redis;
-use envoy_guard::state::{Bucket, Limit, Question, State, Track};
+use envoy_guard::state::{Bucket, Limit, Patterns, Question, State, Track};
 use serde_json::{Value, json};
 
 use crate::redis_servers::{Server, standalone};
@@ -62,7 +62,7 @@ async fn perform(state: &Redis, operation: &Value, expected: &Value) {
             let (name, value) = args.as_object().unwrap().iter().next().unwrap();
             state.set("security_headers", name, &formats::spaced_json(value), NonZeroU32::new(86_400)).await.unwrap();
         }
-        "add_pattern" => assert!(state.set_pattern(text("pattern"), true).await.unwrap()),
+        "add_pattern" => assert!(state.add_pattern(text("pattern")).await.unwrap()),
         "ipinfo_database" => {
             // The case gives the fixture's bytes only in their stored form.
             let bytes = formats::text_as_bytes(expected["value"].as_str().unwrap()).unwrap();
@@ -206,16 +206,16 @@ async fn ranges_and_patterns_are_read_by_both_sides() {
     assert_eq!(server.cli(&["get", "i:cloud_ip_v2:GCP"]), theirs);
 
     python.ask(json!({"op": "pattern_add", "pattern": "theirs-[a-z]+"}));
-    assert!(state.set_pattern("ours-[a-z]+", true).await.unwrap());
-    assert!(!state.set_pattern("ours-[a-z]+", true).await.unwrap(), "it is there already");
-    assert!(state.set_pattern("comma-[0-9]{2,3}", true).await.unwrap());
-    assert!(state.set_pattern("", true).await.is_err());
+    assert!(state.add_pattern("ours-[a-z]+").await.unwrap());
+    assert!(!state.add_pattern("ours-[a-z]+").await.unwrap(), "it is there already");
+    assert!(state.add_pattern("comma-[0-9]{2,3}").await.unwrap());
+    assert!(state.add_pattern("").await.is_err());
     let all: Vec<String> = state.patterns().await.unwrap().into_iter().collect();
     assert_eq!(all, ["comma-[0-9]{2,3}", "ours-[a-z]+", "theirs-[a-z]+"]);
     let mut fresh = Python::start(&server);
     assert_eq!(fresh.ask(json!({"op": "patterns"})), json!(["ours-[a-z]+", "theirs-[a-z]+"]));
     for pattern in ["ours-[a-z]+", "theirs-[a-z]+", "comma-[0-9]{2,3}"] {
-        assert!(state.set_pattern(pattern, false).await.unwrap());
+        assert!(state.remove_pattern(pattern).await.unwrap());
     }
     assert_eq!(server.cli(&["exists", "i:patterns:custom"]), "1");
     assert_eq!(server.cli(&["get", "i:patterns:custom"]), "");

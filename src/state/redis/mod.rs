@@ -7,13 +7,15 @@ mod ask;
 mod cache;
 mod link;
 mod migrate;
+mod patterns;
 mod push;
 mod script;
 pub mod settings;
 pub mod store;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd};
@@ -50,6 +52,8 @@ pub struct Redis {
     migrated: AtomicBool,
     /// Custom patterns changed, here or elsewhere; counts up.
     patterns_changed: tokio::sync::watch::Sender<u64>,
+    /// The custom patterns as they were read last.
+    known_patterns: Mutex<Option<BTreeSet<String>>>,
     /// Names this process in pushes.
     origin: String,
     settings: Settings,
@@ -100,6 +104,7 @@ impl Redis {
             listening: AtomicBool::new(false),
             migrated: AtomicBool::new(false),
             patterns_changed: tokio::sync::watch::Sender::new(0),
+            known_patterns: Mutex::default(),
             origin: uuid::Uuid::new_v4().simple().to_string(),
             settings,
             counts: Counts::default(),
@@ -133,12 +138,6 @@ impl Redis {
     pub fn sizes(&self) -> Sizes {
         let networks = Size { used: self.networks.len(), evicted: self.networks.evicted() };
         Sizes { bans: self.cache.size(), networks, ..Sizes::default() }
-    }
-
-    /// Counts up whenever the custom patterns in Redis changed.
-    #[must_use]
-    pub fn patterns_changed(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.patterns_changed.subscribe()
     }
 
     /// The ban of `client` that was known last: by ourselves, by a push, by an earlier answer. Asks nobody.

@@ -142,6 +142,7 @@ impl Redis {
         self.migrate_once().await;
         let (mut sink, mut messages) = listening.split();
         let mut reading = tokio::time::interval(self.settings.networks_interval);
+        let mut patterns = tokio::time::interval(self.settings.patterns_interval);
         let mut health = tokio::time::interval(self.settings.health_interval.unwrap_or(RELISTEN_MAX * 3600));
         health.reset();
         loop {
@@ -154,6 +155,7 @@ impl Redis {
                     }
                 }
                 _ = reading.tick() => self.read_networks(clock()).await,
+                _ = patterns.tick() => self.compare_patterns().await,
                 _ = health.tick() => {
                     let alive = timeout(self.patience(), sink.ping::<deadpool_redis::redis::Value>()).await;
                     if !matches!(alive, Ok(Ok(_))) {

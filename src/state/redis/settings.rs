@@ -59,6 +59,8 @@ pub struct Settings {
     pub clean_cache: Duration,
     /// How often banned networks are read anew.
     pub networks_interval: Duration,
+    /// How often custom patterns are compared with what they were, for changes that nobody pushed.
+    pub patterns_interval: Duration,
     /// Clients whose bans are remembered here.
     pub clients: usize,
 }
@@ -80,6 +82,7 @@ impl Settings {
             ban_cache: Duration::from_secs(2),
             clean_cache: Duration::from_millis(500),
             networks_interval: Duration::from_secs(5),
+            patterns_interval: Duration::from_secs(30),
             clients: CLIENTS_DEFAULT,
         }
     }

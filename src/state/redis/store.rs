@@ -1,15 +1,13 @@
 //! Operations on keys by namespace and name, for what is not asked on every request.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 
 use deadpool_redis::redis::{Cmd, FromRedisValue, Value, cmd};
 
-use crate::model::time::Timestamp;
 use crate::state::StateError;
 use crate::state::keys::escape;
 use crate::state::redis::ask::join_all;
-use crate::state::redis::push::Change;
 use crate::state::redis::{Failure, Redis, is_broken, parsed, script};
 
 /// Keys looked at by one SCAN step.
@@ -163,43 +161,8 @@ pub fn literally(name: &str) -> String {
     escape(name)
 }
 
-fn on(verb: &str, key: &str) -> Cmd {
+pub(super) fn on(verb: &str, key: &str) -> Cmd {
     let mut command = cmd(verb);
     command.arg(key);
     command
-}
-
-/// The namespace and name under which participants share their custom patterns, joined by commas.
-const PATTERNS: (&str, &str) = ("patterns", "custom");
-/// A set of our own for the patterns that this form cannot hold.
-const COMMA_PATTERNS: (&str, &str) = ("envoy_guard", "patterns");
-
-/// Custom patterns.
-impl Redis {
-    /// The custom patterns of all participants.
-    pub async fn patterns(&self) -> Result<BTreeSet<String>, StateError> {
-        let joined = self.get(PATTERNS.0, PATTERNS.1).await?.unwrap_or_default();
-        let key = self.keys.named(COMMA_PATTERNS.0, COMMA_PATTERNS.1);
-        let with_commas: Vec<String> = parsed(self.call_patiently(&on("SMEMBERS", &key)).await?)?;
-        let whole = joined.split(',').filter(|piece| !piece.is_empty()).map(str::to_owned);
-        Ok(whole.chain(with_commas).collect())
-    }
-
-    /// Adds a pattern for all participants, or takes it away; false when that changes nothing. A pattern with a comma is
-    /// seen by our replicas only. The empty pattern is refused.
-    pub async fn set_pattern(&self, pattern: &str, wanted: bool) -> Result<bool, StateError> {
-        if pattern.is_empty() {
-            return Err(StateError::Refused("a custom pattern must not be empty".to_owned()));
-        }
-        let change = Change::Patterns;
-        let arguments =
-            [pattern.to_owned(), u8::from(wanted).to_string(), self.keys.channel(), change.message(&self.origin)];
-        let (script, (namespace, name)) =
-            if pattern.contains(',') { (&script::COMMA_PATTERN, COMMA_PATTERNS) } else { (&script::PATTERN, PATTERNS) };
-        let changed: u8 = parsed(self.run(script, &[self.keys.named(namespace, name)], &arguments).await?)?;
-        if changed == 1 {
-            self.apply(&change, Timestamp(0.0));
-        }
-        Ok(changed == 1)
-    }
 }
