@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::config::errors::Notice;
-use crate::config::load::{Places, notice};
+use crate::config::places::{Places, notice};
 use crate::config::report::redacted_json;
 
 /// What a field does in this build.

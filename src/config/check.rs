@@ -7,8 +7,8 @@ use serde_json::{Map, Number, Value as Json};
 
 use crate::config::errors::{Class, Notice, Problem};
 use crate::config::formats::{self, Opinion};
-use crate::config::load::{Places, locate, notice};
 use crate::config::nearest::nearest;
+use crate::config::places::{Places, locate, notice};
 use crate::config::schema;
 use crate::config::tree::{Entry, Node, Value};
 

@@ -1,6 +1,5 @@
 //! From sources to a checked configuration: read, lay over each other, check against the schema, check across fields.
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::config::check::{Findings, check};
-use crate::config::errors::{Class, Errors, Notice, Place, Problem};
+use crate::config::errors::{Class, Errors, Place, Problem};
 use crate::config::parse::{self, Broken};
 use crate::config::tree::{Node, merge};
 use crate::config::{Config, Loaded, Sources};
@@ -16,9 +15,6 @@ use crate::config::{activity, report, rules, schema, variables, yaml};
 
 /// Largest configuration file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Deepest nesting of a configuration; the schema needs 8. The YAML reader takes about 32 KiB of stack a level (measured
-/// by the depth, 64, that overflowed 2 MiB), so this keeps any thread safe.
-pub const DEPTH_MAX: usize = 16;
 
 /// See `config::load`.
 pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
@@ -143,24 +139,4 @@ fn read(path: &Path) -> Result<String, (Class, String)> {
     }
     let text = String::from_utf8(bytes).map_err(|_| (Class::Syntax, "is not UTF-8 text".to_owned()))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-/// Places by key path.
-pub(crate) type Places = HashMap<String, Place>;
-
-/// The place of `key`, or of the nearest level above it that a source names.
-pub(crate) fn locate<'p>(places: &'p Places, key: &str) -> Option<&'p Place> {
-    let mut key = key;
-    loop {
-        if let Some(place) = places.get(key) {
-            return Some(place);
-        }
-        let (above, _) = key.rsplit_once(['.', '['])?;
-        key = above;
-    }
-}
-
-/// A remark about `key`.
-pub(crate) fn notice(places: &Places, key: &str, message: String) -> Notice {
-    Notice { place: locate(places, key).cloned(), key: key.to_owned(), message }
 }

@@ -6,8 +6,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use toml_edit::{ImDocument, Item};
 
+use crate::config::DEPTH_MAX;
 use crate::config::errors::Place;
-use crate::config::load::DEPTH_MAX;
 use crate::config::tree::{Entry, Node, Value};
 
 /// Why a text has no tree, and where; line 0 when the parser does not say.

@@ -51,7 +51,7 @@ pub(crate) fn overrides(flags: &[(String, String)]) -> Vec<Result<Node, Problem>
 fn layer(path: &[&str], text: &str, place: Place) -> Result<Node, Problem> {
     let failed =
         |place, message| Problem { place: Some(place), key: path.join("."), class: Class::Syntax, message, hint: None };
-    if path.iter().any(|part| part.is_empty()) || crate::config::load::DEPTH_MAX < path.len() {
+    if path.iter().any(|part| part.is_empty()) || crate::config::DEPTH_MAX < path.len() {
         return Err(failed(place, "the key path has an empty or too many levels".to_owned()));
     }
     let kinds = schema::lookup(path).map_or_else(Kinds::default, schema::kinds);

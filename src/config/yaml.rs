@@ -7,9 +7,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
+use crate::config::DEPTH_MAX;
 use crate::config::errors::Place;
 use crate::config::formats::brief;
-use crate::config::load::DEPTH_MAX;
 use crate::config::parse::Broken;
 use crate::config::tree::{Entry, Node, Value};
 

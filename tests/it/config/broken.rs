@@ -321,7 +321,8 @@ fn a_typo_gets_the_meant_key_as_its_hint() {
 
 #[test]
 fn sizes_are_bounded() {
-    use config::load::{DEPTH_MAX, FILE_BYTES_MAX};
+    use config::DEPTH_MAX;
+    use config::load::FILE_BYTES_MAX;
     let comment = |bytes: u64| "#".repeat(bytes as usize);
     assert!(survives("guard.yaml", comment(FILE_BYTES_MAX - 1).as_bytes(), "bound - 1"));
     assert!(survives("guard.yaml", comment(FILE_BYTES_MAX).as_bytes(), "bound"));
