@@ -14,6 +14,7 @@ pub mod detect;
 pub mod state;
 
 pub mod engine;
+pub mod session;
 
 pub mod feeds;
 

@@ -12,11 +12,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("state", &["model", "config"]),
     ("detect", &["model", "config", "request"]),
     ("engine", &["model", "config", "request", "state", "detect"]),
+    ("session", &["request"]),
     ("feeds", &["model", "config"]),
     ("clock", &["model", "detect"]),
     ("live", &["model", "config", "engine"]),
     ("telemetry", &["model", "config", "request"]),
-    ("grpc", &["model", "request", "engine", "state", "clock", "live", "telemetry"]),
+    ("grpc", &["model", "request", "engine", "session", "state", "clock", "live", "telemetry"]),
     ("server", &["config", "state", "grpc", "telemetry"]),
     (
         "app",
@@ -27,6 +28,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "state",
             "detect",
             "engine",
+            "session",
             "feeds",
             "clock",
             "live",
@@ -58,7 +60,7 @@ const DOORS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms of the core: decisions that depend on nothing but their arguments.
-const CORE: &[&str] = &["model", "request", "detect", "engine"];
+const CORE: &[&str] = &["model", "request", "detect", "engine", "session"];
 
 /// What the core does not name.
 const SHELL_WORDS: &[&str] = &[
