@@ -1,11 +1,14 @@
 //! From sources to a snapshot: configuration, files that it names, compiled policy.
 
-use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+use std::{fmt, fs, io};
 
+use crate::app::databases::{Databases, Environment};
 use crate::config::errors::Notice;
 use crate::config::{self, Loaded, Sources};
-use crate::detect::Detector;
+use crate::detect::rows::PatternFile;
+use crate::detect::{Detector, Material};
 use crate::engine::policy::{Feeds, Policy};
 use crate::feeds;
 use crate::live::{Notices, Snapshot};
@@ -24,7 +27,8 @@ impl fmt::Display for Refusal {
 /// since `previous` is taken over from it.
 pub fn build(sources: &Sources, previous: Option<&Snapshot>) -> Result<Snapshot, Refusal> {
     let loaded = config::load(sources).map_err(|errors| Refusal(errors.0.iter().map(ToString::to_string).collect()))?;
-    let detector = detector(&loaded, previous)?;
+    let databases = Databases::open(&loaded.config, &Environment::of_process());
+    let detector = detector(&loaded, previous, &databases)?;
     let files = feeds::load(&loaded.config);
     if !files.errors.is_empty() {
         return Err(refusal(&loaded, files.errors.iter().map(|error| (&*error.key, &*error.message))));
@@ -35,7 +39,7 @@ pub fn build(sources: &Sources, previous: Option<&Snapshot>) -> Result<Snapshot,
     let notice = |notice: &Notice| notice.to_string();
     let compiled = policy.warnings.iter().map(|warning| placed(&loaded, &warning.key, &warning.message));
     let notices = Notices {
-        warnings: loaded.warnings.iter().map(notice).chain(compiled).collect(),
+        warnings: loaded.warnings.iter().map(notice).chain(compiled).chain(databases.remarks()).collect(),
         inactive: loaded.inactive.iter().map(notice).collect(),
     };
     Ok(Snapshot {
@@ -47,16 +51,49 @@ pub fn build(sources: &Sources, previous: Option<&Snapshot>) -> Result<Snapshot,
     })
 }
 
-/// Compiling the patterns is the expensive part, so it is done only when its inputs changed.
-fn detector(loaded: &Loaded, previous: Option<&Snapshot>) -> Result<Arc<Detector>, Refusal> {
+/// Largest file with rows, in bytes.
+const ROWS_BYTES_MAX: u64 = 4 << 20;
+/// Files with rows at most.
+const ROWS_FILES_MAX: usize = 256;
+
+fn detector(loaded: &Loaded, previous: Option<&Snapshot>, databases: &Databases) -> Result<Arc<Detector>, Refusal> {
     let config = &loaded.config;
-    let same = |old: &&Snapshot| old.config.security == config.security && old.config.detection == config.detection;
-    if let Some(old) = previous.filter(same) {
-        return Ok(Arc::clone(&old.policy.detector));
-    }
-    Detector::compile(&config.security, &config.detection)
+    let texts = match &config.detection.patterns_dir {
+        Some(folder) => rows(folder).map_err(|error| {
+            let message = format!("cannot read {}: {error}", folder.display());
+            refusal(loaded, [("detection.patterns_dir", &*message)].into_iter())
+        })?,
+        None => Vec::new(),
+    };
+    let files: Vec<PatternFile<'_>> = texts.iter().map(|(name, text)| PatternFile { name, text }).collect();
+    let material =
+        Material { files: &files, cache: databases, previous: previous.map(|previous| &*previous.policy.detector) };
+    Detector::compile_with(&config.security, &config.detection, &material)
         .map(Arc::new)
         .map_err(|errors| refusal(loaded, errors.iter().map(|error| (&*error.key, &*error.message))))
+}
+
+/// The files with rows in a folder, by name.
+fn rows(folder: &Path) -> io::Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_rows = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if !is_rows || !path.is_file() {
+            continue;
+        }
+        if ROWS_FILES_MAX == found.len() {
+            return Err(io::Error::other(format!("it holds more than {ROWS_FILES_MAX} files with rows")));
+        }
+        let name = path.display().to_string();
+        if ROWS_BYTES_MAX < fs::metadata(&path)?.len() {
+            return Err(io::Error::other(format!("{name} is larger than {ROWS_BYTES_MAX} bytes")));
+        }
+        let text = fs::read_to_string(&path).map_err(|error| io::Error::other(format!("{name}: {error}")))?;
+        found.push((name, text));
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn refusal<'e>(loaded: &Loaded, errors: impl Iterator<Item = (&'e str, &'e str)>) -> Refusal {

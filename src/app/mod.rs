@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod curl;
+mod databases;
 pub mod explain;
 pub mod input;
 pub mod replay;

@@ -39,6 +39,10 @@ pub struct DetectionConfig {
     /// Folder with more rows, or rows that replace built-in ones of the same id.
     #[schemars(with = "Option<formats::NonBlank>")]
     pub patterns_dir: Option<PathBuf>,
+    /// Where compiled patterns are kept, so that the next start need not compile: `auto`, `off`, or a folder.
+    /// `auto` takes `security.detection_pattern_validation_cache_path`, or else `envoy-guard` in the user's cache
+    /// folder, or else `/var/cache/envoy-guard`.
+    pub database_cache: DatabaseCache,
     /// Custom patterns known from the start.
     #[schemars(with = "Vec<formats::Pattern>")]
     pub custom_patterns: Vec<String>,
@@ -54,6 +58,40 @@ pub struct DetectionConfig {
     /// Rows that are reported and never refused.
     #[schemars(with = "Vec<formats::NonBlank>")]
     pub log_only_rows: BTreeSet<String>,
+}
+
+/// Where compiled patterns are kept between runs.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, JsonSchema)]
+#[serde(from = "String")]
+#[schemars(inline, with = "formats::NonBlank")]
+pub enum DatabaseCache {
+    /// A folder that fits the machine; none is no fault.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
+    /// This folder; it is made when it is absent.
+    Folder(PathBuf),
+}
+
+impl From<String> for DatabaseCache {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "auto" => Self::Auto,
+            "off" => Self::Off,
+            _ => Self::Folder(PathBuf::from(text)),
+        }
+    }
+}
+
+impl Serialize for DatabaseCache {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Off => serializer.serialize_str("off"),
+            Self::Folder(folder) => folder.serialize(serializer),
+        }
+    }
 }
 
 /// What to do with a body of which only the beginning was sent to us.

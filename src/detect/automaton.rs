@@ -6,8 +6,9 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyperscan::prelude::{BlockDatabase, Builder, Matching, Pattern, Patterns, Scratch};
-use hyperscan::{CpuFeatures, HsError, PatternFlags, Platform, Tune};
+use hyperscan::{CpuFeatures, HsError, PatternFlags, Platform, SerializedDatabase, Tune};
 
+use crate::detect::cache::{DatabaseCache, Key, seal, unseal};
 use crate::detect::rows::{Flags, ROWS_MAX};
 
 /// Words of a set of expressions.
@@ -132,6 +133,20 @@ impl std::fmt::Debug for Automaton {
     }
 }
 
+/// The machine that databases are compiled for: generic code of this architecture.
+const MACHINE: &str = if cfg!(target_arch = "x86_64") {
+    "x86_64"
+} else if cfg!(target_arch = "aarch64") {
+    "aarch64"
+} else {
+    "other"
+};
+
+/// Hyperscan's version and the date it was built.
+fn library() -> String {
+    hyperscan::version_str().to_string_lossy().into_owned()
+}
+
 /// Numbers the databases of this process, so that a thread can tell whose scratch space it holds.
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
@@ -152,6 +167,43 @@ impl Automaton {
             Some(Patterns(patterns).for_platform(Some(&platform)).map_err(compile_error)?)
         };
         Ok(Self::new(database, width_min))
+    }
+
+    /// As [`Automaton::compile`], or what `cache` kept of the same expressions, which takes a thousandth of the time.
+    pub(crate) fn compile_or_restore(
+        expressions: &[Expression<'_>],
+        cache: &dyn DatabaseCache,
+    ) -> Result<Self, CompileError> {
+        let key = Key::of(&library(), MACHINE, expressions);
+        let name = key.name();
+        if let Some(kept) = cache.read(&name) {
+            match Self::restore(&key, &kept) {
+                Ok(automaton) => return Ok(automaton),
+                Err(why) => cache.reject(&name, &why),
+            }
+        }
+        let automaton = Self::compile(expressions)?;
+        if let Some(database) = &automaton.database
+            && let Ok(bytes) = database.serialize()
+        {
+            cache.write(&name, &seal(&key, automaton.width_min, &bytes));
+        }
+        Ok(automaton)
+    }
+
+    /// What [`Automaton::compile_or_restore`] kept. The library checks version, machine and a checksum of its own, but
+    /// not the mode, so that is read before.
+    fn restore(key: &Key, kept: &[u8]) -> Result<Self, String> {
+        let (width_min, bytes) = unseal(key, kept).map_err(str::to_owned)?;
+        let info = bytes.info().map_err(|error| error.to_string())?;
+        let version = library();
+        let version = version.split(' ').next().unwrap_or_default();
+        if !info.contains("Mode: BLOCK") || !info.contains(&format!("Version: {version} ")) {
+            return Err(format!("is no block database of Hyperscan {version}: {info}"));
+        }
+        let database: BlockDatabase = bytes.deserialize().map_err(|error| error.to_string())?;
+        database.alloc_scratch().map_err(|error| error.to_string())?;
+        Ok(Self::new(Some(database), width_min))
     }
 
     /// Tries one expression alone.
@@ -299,6 +351,59 @@ mod tests {
             for (automaton, text) in automata.iter().zip(&texts) {
                 assert_eq!(automaton.scan(text.as_bytes(), |hits| hits.end(0)), Some(text.len()));
             }
+        }
+    }
+
+    /// Keeps one thing, whatever its name.
+    #[derive(Default)]
+    struct Kept {
+        bytes: RefCell<Option<Vec<u8>>>,
+        said: RefCell<Vec<String>>,
+    }
+
+    impl DatabaseCache for Kept {
+        fn read(&self, _: &str) -> Option<Vec<u8>> {
+            self.bytes.borrow().clone()
+        }
+
+        fn write(&self, _: &str, bytes: &[u8]) {
+            self.said.borrow_mut().push("written".to_owned());
+            *self.bytes.borrow_mut() = Some(bytes.to_vec());
+        }
+
+        fn reject(&self, _: &str, why: &str) {
+            self.said.borrow_mut().push(why.to_owned());
+        }
+    }
+
+    #[test]
+    fn a_kept_database_finds_what_the_compiled_one_finds() {
+        let expressions = [plain(0, "abc"), plain(7, r"x\d+y")];
+        let kept = Kept::default();
+        for run in 0..2 {
+            let automaton = Automaton::compile_or_restore(&expressions, &kept).unwrap();
+            assert_eq!(kept.said.borrow().len(), 1, "run {run}: written once, then believed");
+            assert_eq!(automaton.width_min, 3);
+            let found = automaton.scan(b"..ABC x12y", |hits| hits.bits.iter().collect::<Vec<_>>());
+            assert_eq!(found, Some(vec![0, 7]));
+            assert_eq!(automaton.scan(b"ab", |_| ()), None);
+        }
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_believed_is_built_anew() {
+        use hyperscan::StreamingDatabase;
+        let expressions = [plain(0, "abc")];
+        let key = Key::of(&library(), MACHINE, &expressions);
+        let streaming: StreamingDatabase = pattern(&expressions[0]).build().unwrap();
+        let stream = seal(&key, 3, &streaming.serialize().unwrap());
+        let nonsense = seal(&key, 3, &[7; 4096]);
+        for (name, bytes) in [("another mode", stream), ("a sealed nonsense", nonsense), ("nothing", Vec::new())] {
+            let kept = Kept { bytes: RefCell::new(Some(bytes)), ..Kept::default() };
+            let automaton = Automaton::compile_or_restore(&expressions, &kept).unwrap();
+            assert_eq!(automaton.scan(b"abc", |_| ()), Some(()), "{name}");
+            assert_eq!(kept.said.borrow().len(), 2, "{name}: {:?}", kept.said.borrow());
+            assert_eq!(kept.said.borrow()[1], "written", "{name}");
         }
     }
 

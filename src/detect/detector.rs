@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
@@ -9,11 +10,11 @@ use smallvec::SmallVec;
 use crate::config::exclusions::DetectionConfig;
 use crate::config::security::SecurityConfig;
 use crate::detect::confirm::Candidate;
-use crate::detect::rows::{self, PatternFile, Row};
+use crate::detect::rows::{self, Row};
 use crate::detect::semantic::{self, Analysis};
-use crate::detect::table::{Answers, Candidates, Table};
+use crate::detect::table::{Answers, Candidates, Origin, Table};
 use crate::detect::view::{Recipe, Views};
-use crate::detect::{Context, DetectError, Detector, Limits, Method, Report, Settings, Threat, View};
+use crate::detect::{Context, DetectError, Detector, Limits, Material, Method, Report, Settings, Threat, View};
 use crate::model::category::{Category, CategorySet};
 
 impl Detector {
@@ -22,19 +23,27 @@ impl Detector {
     /// # Errors
     /// Every row that does not load or compile, with file and row.
     pub fn compile(security: &SecurityConfig, detection: &DetectionConfig) -> Result<Self, Vec<DetectError>> {
-        Self::compile_with(security, detection, &[])
+        Self::compile_with(security, detection, &Material::default())
     }
 
-    /// Compiles with more rows, read by the shell from `detection.patterns_dir`.
+    /// Compiles with what the shell brings: more rows, a cache, and the detector before this one. Rows that did not
+    /// change since are not compiled again.
     ///
     /// # Errors
     /// As [`Detector::compile`].
     pub fn compile_with(
         security: &SecurityConfig,
         detection: &DetectionConfig,
-        files: &[PatternFile<'_>],
+        material: &Material<'_>,
     ) -> Result<Self, Vec<DetectError>> {
-        let table = Table::compile(rows::load(detection.profile, files)?)?;
+        let origin = Origin::of(detection.profile, material.files);
+        let table = match material.previous {
+            Some(previous) if *previous.table.origin() == origin => Arc::clone(&previous.table),
+            _ => {
+                let rows = rows::load(detection.profile, material.files)?;
+                Arc::new(Table::compile(rows, origin, material.cache)?)
+            }
+        };
         let detector = Self { table, settings: settings(security, detection), semantic_threshold: AtomicU64::new(0) };
         detector.configure_semantic_threshold(security.detection_semantic_threshold);
         Ok(detector)
@@ -107,6 +116,12 @@ impl Detector {
             Some(format!("{}: {}: {kind}: {value:?} as {context}; found {found:?}", row.file, row.id))
         });
         wrong.collect()
+    }
+
+    /// True when both run the very same compiled rows.
+    #[must_use]
+    pub fn shares_rows_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.table, &other.table)
     }
 
     /// Size of the compiled rows in bytes.

@@ -1,6 +1,7 @@
 //! Text becomes threats. Knows requests and patterns; no state, no clock, no protocol.
 
 mod automaton;
+pub mod cache;
 pub mod confirm;
 mod context;
 mod detector;
@@ -287,10 +288,34 @@ pub struct Limits {
 /// Compiled rows and settings. Immutable; shared by all threads; replaced as a whole.
 #[derive(Debug)]
 pub struct Detector {
-    table: table::Table,
+    /// The built-in rows and those of the folder; detectors of the same rows share it.
+    table: std::sync::Arc<table::Table>,
     settings: Settings,
     /// Bits of the semantic threshold, which can be changed while the rest cannot.
     semantic_threshold: std::sync::atomic::AtomicU64,
+}
+
+/// What a detector is compiled from besides the policy. Everything is brought by the shell.
+#[derive(Clone, Copy)]
+pub struct Material<'m> {
+    /// Rows read from `detection.patterns_dir`.
+    pub files: &'m [rows::PatternFile<'m>],
+    /// Where compiled databases are kept between runs.
+    pub cache: &'m dyn cache::DatabaseCache,
+    /// The detector before this one: what did not change is taken over from it.
+    pub previous: Option<&'m Detector>,
+}
+
+impl Default for Material<'_> {
+    fn default() -> Self {
+        Self { files: &[], cache: &cache::NoCache, previous: None }
+    }
+}
+
+impl std::fmt::Debug for Material<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Material").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 /// What the policy says about detection as a whole.

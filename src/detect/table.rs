@@ -5,12 +5,15 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use regex::bytes::{Regex, RegexBuilder};
+use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
+use crate::config::exclusions::Profile;
 use crate::detect::automaton::{Automaton, Bits, CompileError, Expression};
+use crate::detect::cache::DatabaseCache;
 use crate::detect::confirm::{Candidate, Confirm, Second};
 use crate::detect::reach::Reach;
-use crate::detect::rows::Row;
+use crate::detect::rows::{PatternFile, Row};
 use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::{Category, CategorySet};
 
@@ -24,9 +27,29 @@ const RETRIES_MAX: usize = 64;
 /// How many matches of one row a check judges in one text.
 const CHECKS_MAX: usize = 4096;
 
+/// What a table is made from: tables of one origin are equal.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Origin {
+    profile: Profile,
+    files: [u8; 32],
+}
+
+impl Origin {
+    /// The built-in rows of `profile` and `files`.
+    pub(crate) fn of(profile: Profile, files: &[PatternFile<'_>]) -> Self {
+        let mut hasher = Sha256::new();
+        for part in files.iter().flat_map(|file| [file.name, file.text]) {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Self { profile, files: hasher.finalize().into() }
+    }
+}
+
 /// Rows ready to run. A row's number is its position.
 #[derive(Debug)]
 pub(crate) struct Table {
+    origin: Origin,
     rows: Vec<Row>,
     spans: Vec<OnceLock<Option<Regex>>>,
     /// By [`Reach`]: the rows that a text of this kind may match.
@@ -37,16 +60,16 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Compiles the rows into the database of each kind of text.
+    /// Compiles the rows into the database of each kind of text, or takes what `cache` kept of them.
     ///
     /// # Errors
     /// Every row that does not compile alone, or the fault of the whole set.
-    pub(crate) fn compile(rows: Vec<Row>) -> Result<Self, Vec<DetectError>> {
+    pub(crate) fn compile(rows: Vec<Row>, origin: Origin, cache: &dyn DatabaseCache) -> Result<Self, Vec<DetectError>> {
         let compile = |reach: Reach| {
             let expressions = rows.iter().enumerate().map(|(id, row)| expression(id, row));
             let within: Vec<Expression<'_>> =
                 expressions.filter(|expression| reach.holds(expression.pattern, expression.flags)).collect();
-            Automaton::compile(&within).map_err(|error| faults(&rows, error))
+            Automaton::compile_or_restore(&within, cache).map_err(|error| faults(&rows, error))
         };
         let automata = [compile(Reach::Words)?, compile(Reach::Addresses)?, compile(Reach::All)?];
         let ids = |wanted: &dyn Fn(&Row) -> bool| {
@@ -61,7 +84,12 @@ impl Table {
         let by_source = Source::ALL.map(|source| ids(&|row| row.contexts & (1 << source.index()) != 0));
         let by_category = (0..Category::COUNT).map(|index| ids(&|row| row.category.index() == index)).collect();
         let spans = rows.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { rows, spans, automata, by_view, by_source, by_category })
+        Ok(Self { origin, rows, spans, automata, by_view, by_source, by_category })
+    }
+
+    /// What it was made from.
+    pub(crate) const fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The row with a number.

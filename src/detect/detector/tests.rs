@@ -2,6 +2,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::config::exclusions::{Exclusion, Profile};
+use crate::detect::rows::PatternFile;
 use crate::detect::{Detection, Meter, Scope, Source, Unmetered};
 use crate::request::headers::Headers;
 use crate::request::{Body, Peer, Request, Tls};
@@ -36,7 +37,8 @@ static EXTRA_DETECTOR: LazyLock<Detector> = LazyLock::new(|| with(DetectionConfi
 
 fn with(detection: DetectionConfig) -> Detector {
     let file = PatternFile { name: "extra", text: EXTRA };
-    Detector::compile_with(&SecurityConfig::default(), &detection, &[file])
+    let material = Material { files: &[file], ..Material::default() };
+    Detector::compile_with(&SecurityConfig::default(), &detection, &material)
         .unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 
@@ -157,4 +159,19 @@ fn traversal_that_decoding_brings_forth_is_a_threat() {
     assert_eq!(count("plain"), 0);
     assert_eq!(count("..%2fx"), 1);
     assert_eq!(count("../a/%2e%2e/x"), 1);
+}
+
+#[test]
+fn rows_are_compiled_again_only_when_they_changed() {
+    let (security, detection) = (SecurityConfig::default(), DetectionConfig::default());
+    let again = |security: &SecurityConfig, detection: &DetectionConfig, files: &[PatternFile<'_>]| {
+        let material = Material { files, previous: Some(&BALANCED), ..Material::default() };
+        Detector::compile_with(security, detection, &material).unwrap().shares_rows_with(&BALANCED)
+    };
+    assert!(again(&security, &detection, &[]));
+    let limited = SecurityConfig { rate_limit: 7, detection_threat_score_threshold: 2.0, ..security.clone() };
+    assert!(again(&limited, &detection, &[]), "limits and thresholds are no input of the rows");
+    let guard_core = DetectionConfig { profile: Profile::GuardCore, ..detection.clone() };
+    assert!(!again(&security, &guard_core, &[]));
+    assert!(!again(&security, &detection, &[PatternFile { name: "extra", text: EXTRA }]));
 }
