@@ -25,7 +25,7 @@ use crate::server::admin::{self, Report};
 use crate::server::listen::{ListenError, Listeners};
 use crate::server::service::Services;
 use crate::server::worker::{Limits, Worker};
-use crate::state::Backend;
+use crate::state::{self, Backend};
 use crate::telemetry::metrics::{Metrics, Sample};
 use crate::telemetry::queue::Queue;
 use crate::telemetry::{Recorder, report_panics, start_logging};
@@ -71,9 +71,7 @@ struct House {
 }
 
 async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), ServeError> {
-    let (security, limits) = (&snapshot.config.security, &snapshot.config.limits);
-    let state = Backend::new(security, limits)
-        .map_err(|error| ServeError::Config(Refusal(vec![format!("security.redis_url: {error}")])))?;
+    let state = Backend::new(&snapshot.config).map_err(|error| ServeError::Config(Refusal(vec![error.to_string()])))?;
     let live = Live::new(snapshot);
     let house = Arc::new(House {
         live: Arc::clone(&live),
@@ -208,6 +206,9 @@ async fn load_again(sources: &Sources, live: &Arc<Live>) {
             let needs_restart = new.config.listeners != old.config.listeners || new.config.admin != old.config.admin;
             if needs_restart {
                 tracing::warn!("changes to listeners and admin take effect with the next start");
+            }
+            if !state::is_same_backend(&new.config, &old.config) {
+                tracing::warn!("changes to redis and limits of state take effect with the next start");
             }
         }
         Err(errors) => tracing::error!(errors, "the configuration was not loaded, the old one stays"),

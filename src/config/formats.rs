@@ -84,6 +84,8 @@ formats! {
     HeaderName = "header-name", "a header name", |text| token(text, "a header name");
     HeaderValue = "header-value", "a header value: one line, at most 8192 characters", header_value;
     MediaType = "media-type", "a media type such as `application/json`, case ignored", media_type;
+    LimitName = "limit-name", "letters, digits, `-`, `_` and `.`, at most 64", limit_name;
+    LimitKey = "limit-key", "`client`, `network`, `route`, `country`, `method`, `path`, `api_key`, `header:NAME` or `cel:EXPRESSION`", limit_key;
     Name = "name", "a name that is not empty", name;
     Clock = "clock", "a time of day, `HH:MM`", clock;
     Zone = "zone", "an IANA time zone such as `Europe/Paris`", zone;
@@ -254,6 +256,25 @@ fn name(text: &str) -> Opinion {
         return Bad("a name must not begin or end with a space, nor hold control characters".to_owned());
     }
     Good
+}
+
+fn limit_name(text: &str) -> Opinion {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=64).contains(&text.len()) && text.bytes().all(good) {
+        return Good;
+    }
+    Bad(format!("`{}` is not a name of letters, digits, `-`, `_` and `.`", brief(text)))
+}
+
+/// The plain parts of a limit's key.
+const LIMIT_KEYS: [&str; 7] = ["client", "network", "route", "country", "method", "path", "api_key"];
+
+fn limit_key(text: &str) -> Opinion {
+    match text.split_once(':') {
+        Some(("header", name)) => token(name, "a header name"),
+        Some(("cel", source)) => expression(source),
+        _ => word(text, LIMIT_KEYS),
+    }
 }
 
 fn non_blank(text: &str) -> Opinion {

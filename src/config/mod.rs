@@ -16,6 +16,8 @@ pub mod activity;
 pub mod errors;
 pub mod exclusions;
 pub mod load;
+pub mod rate_limits;
+pub mod redis;
 pub mod reference;
 pub mod report;
 pub mod routes;
@@ -31,6 +33,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::errors::{Errors, Notice, Place};
 use crate::config::exclusions::DetectionConfig;
+use crate::config::rate_limits::{BansConfig, RateLimitsConfig};
+use crate::config::redis::RedisConfig;
 use crate::config::routes::RouteConfig;
 use crate::config::security::SecurityConfig;
 use crate::config::server::{AdminConfig, DataConfig, LimitsConfig, ListenersConfig, TelemetryConfig};
@@ -49,6 +53,12 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Detection settings of ours.
     pub detection: DetectionConfig,
+    /// Limits beyond guard-core's, and what clients are told of limits.
+    pub rate_limits: RateLimitsConfig,
+    /// Whom an automatic ban covers.
+    pub bans: BansConfig,
+    /// Which kind of Redis, who we are there, and TLS.
+    pub redis: RedisConfig,
     /// Where Envoy finds us.
     pub listeners: ListenersConfig,
     /// Named bounds.

@@ -7,7 +7,7 @@ use crate::config::formats;
 use crate::config::schema;
 
 /// Definitions that get a table of their own below the sections, in this order.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 12] = [
     "RouteMatch",
     "TimeRestriction",
     "Exclusion",
@@ -18,6 +18,8 @@ const PARTS: [&str; 10] = [
     "ResponseOperation",
     "HashVerifier",
     "Hook",
+    "LimitRule",
+    "RedisTls",
 ];
 
 /// One section of the reference: its name in the markers, and its text.

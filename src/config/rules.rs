@@ -6,6 +6,8 @@ use crate::config::errors::Class;
 use crate::config::security::SecurityConfig;
 use crate::config::values::{BehaviorKind, BehaviorRule, SecurityHeaders};
 
+mod limits;
+mod redis;
 mod routes;
 
 /// Seconds of a year: what preloading of HSTS needs.
@@ -23,6 +25,8 @@ pub(crate) fn apply(config: &mut Config, out: &mut Findings) {
     detection(config, out);
     routes::apply(config, out);
     listeners(config, out);
+    redis::apply(config, out);
+    limits::apply(config, out);
 }
 
 /// Reports `message` unless one of `fields` is already reported.

@@ -170,7 +170,7 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
     fn question(&self) -> Question<'r> {
         let ban = (!self.bypasses(Bypasses::IP_BAN)).then_some(self.client);
         let limits = self.foreseen.tiers.iter().map(|tier| tier.limit).collect();
-        Question { ban, limits, passive: self.policy.passive }
+        Question { ban, limits, passive: self.policy.passive, ..Question::default() }
     }
 
     /// Ends the decision with what a check objects.

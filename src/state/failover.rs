@@ -173,7 +173,7 @@ impl State for Failover {
                 return Ok(Answer { ban: known, ..Answer::default() });
             }
             let answer = self.memory.ask(question, now).await?;
-            Ok(Answer { ban: answer.ban.or(known), counts: answer.counts })
+            Ok(Answer { ban: answer.ban.or(known), ..answer })
         };
         let mut answer = self.either(self.redis.ask(question, now).await, stand_in).await?;
         if answer.ban.is_none() && self.memory.has_bans() {

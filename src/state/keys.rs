@@ -79,6 +79,12 @@ impl Keys {
         self.make(format_args!("envoy_guard:suspicion:{}", Named(client)))
     }
 
+    /// History of one of the service's own limits: a family unknown to guard-core.
+    #[must_use]
+    pub fn rule(&self, key: Digest) -> String {
+        self.make(format_args!("envoy_guard:limit:{}", Hex(key)))
+    }
+
     /// The channel on which our replicas tell each other what changed.
     #[must_use]
     pub fn channel(&self) -> String {

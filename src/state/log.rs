@@ -70,6 +70,13 @@ impl Log {
         self.recorded() - before
     }
 
+    /// Seconds until the oldest hit within the `window` that ends `now` leaves it; the whole window when there is none.
+    pub(super) fn leaves_in(&self, now: f64, window: f64) -> f64 {
+        let start = now - window;
+        let outside = self.places.partition_point(|place| is_before(place.at, start, Edge::Out));
+        self.places.get(outside).map_or(window, |oldest| (oldest.at - start).max(0.0))
+    }
+
     fn recorded(&self) -> u64 {
         self.places.back().map_or(self.gone, |place| place.upto)
     }

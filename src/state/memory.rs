@@ -21,8 +21,8 @@ use crate::state::log::{Edge, Log};
 use crate::state::lru::{Lru, Quota};
 use crate::state::networks::{Networks, Term};
 use crate::state::{
-    Answer, Ban, BanPage, Digest, Limit, PATTERNS_MAX, Patterns, Question, SUSPICION_SECONDS, Size, Sizes, State,
-    StateError, Suspicion, Track, short_reason, storable, too_many_patterns,
+    Answer, Ban, BanPage, Digest, Limit, PATTERNS_MAX, Patterns, Question, Rule, SUSPICION_SECONDS, Size, Sizes,
+    Standing, State, StateError, Suspicion, Track, exceeds, short_reason, storable, too_many_patterns,
 };
 
 /// Clients remembered by each family unless the configuration says otherwise.
@@ -83,6 +83,7 @@ type TrackKey = (ClientKey, Digest, Option<Digest>);
 #[repr(align(128))]
 struct Shard {
     windows: Lru<WindowKey, Log>,
+    rules: Lru<Digest, Log>,
     tracks: Lru<TrackKey, Log>,
     bans: Lru<ClientKey, Option<(ClientAddr, Term)>>,
     suspicions: Lru<ClientKey, Tally>,
@@ -95,6 +96,7 @@ pub struct Memory {
     hasher: RandomState,
     networks: Networks,
     windows: Quota,
+    rules: Quota,
     tracks: Quota,
     bans: Quota,
     suspicions: Quota,
@@ -120,6 +122,7 @@ impl Memory {
             hasher: RandomState::default(),
             networks: Networks::default(),
             windows: Quota::new(clients),
+            rules: Quota::new(clients),
             tracks: Quota::new(clients),
             bans: Quota::new(clients),
             suspicions: Quota::new(clients),
@@ -134,6 +137,7 @@ impl Memory {
         let size = |quota: &Quota| Size { used: quota.used(), evicted: quota.evicted() };
         Sizes {
             windows: size(&self.windows),
+            rules: size(&self.rules),
             tracks: size(&self.tracks),
             bans: size(&self.bans),
             networks: Size { used: self.networks.len(), evicted: self.networks.evicted() },
@@ -221,6 +225,46 @@ impl Memory {
         counts
     }
 
+    /// Tests all rules together. The shards of their keys are locked in order, so that two requests never wait for each
+    /// other.
+    fn test(&self, rules: &[Rule], passive: bool, now: Timestamp) -> SmallVec<[Standing; 2]> {
+        let shard_of = |rule: &Rule| self.hasher.hash_one(rule.key) as usize % self.shards.len();
+        let mut wanted: SmallVec<[usize; 4]> = rules.iter().map(shard_of).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut held: SmallVec<[(usize, MutexGuard<'_, Shard>); 4]> =
+            wanted.into_iter().map(|shard| (shard, self.lock(shard))).collect();
+        let mut log = |rule: &Rule, act: &mut dyn FnMut(&mut Log)| {
+            let wanted = shard_of(rule);
+            if let Some((_, shard)) = held.iter_mut().find(|(number, _)| *number == wanted) {
+                act(shard.rules.get_or_default(rule.key, &self.rules));
+            }
+        };
+        let mut standings = SmallVec::<[Standing; 2]>::new();
+        let mut is_admitted = true;
+        for rule in rules {
+            let window = f64::from(rule.window.seconds());
+            log(rule, &mut |log| {
+                let count = log.count(now.0, window, Edge::Out);
+                let exceeded = u64::from(rule.limit) <= count;
+                is_admitted &= !exceeded || rule.shadow || passive;
+                standings.push(Standing { count, exceeded, reset: log.leaves_in(now.0, window) });
+            });
+        }
+        for (rule, standing) in rules.iter().zip(&mut standings) {
+            if !is_admitted || standing.exceeded {
+                continue;
+            }
+            let window = f64::from(rule.window.seconds());
+            log(rule, &mut |log| {
+                log.record(now.0, window, rule.limit, Edge::Out);
+                standing.count = log.count(now.0, window, Edge::Out);
+                standing.reset = log.leaves_in(now.0, window);
+            });
+        }
+        standings
+    }
+
     fn all_bans(&self, now: Timestamp) -> Vec<Ban> {
         let mut bans = Vec::new();
         for shard in &self.shards {
@@ -249,7 +293,13 @@ impl State for Memory {
         } else {
             SmallVec::new()
         };
-        Ok(Answer { ban, counts })
+        let is_refused = ban.is_some() || exceeds(&question.limits, &counts);
+        let rules = if question.rules.is_empty() || (is_refused && !question.passive) {
+            SmallVec::new()
+        } else {
+            self.test(&question.rules, question.passive, now)
+        };
+        Ok(Answer { ban, counts, rules })
     }
 
     async fn ban(&self, target: IpEntry, window: Window, reason: &str, now: Timestamp) -> Result<(), StateError> {
@@ -345,7 +395,9 @@ impl State for Memory {
 
     async fn reset_limits(&self) -> Result<(), StateError> {
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).windows.clear(&self.windows);
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.windows.clear(&self.windows);
+            shard.rules.clear(&self.rules);
         }
         Ok(())
     }

@@ -21,8 +21,7 @@ pub mod memory;
 mod networks;
 pub mod redis;
 
-use crate::config::security::SecurityConfig;
-use crate::config::server::LimitsConfig;
+use crate::config::Config;
 use crate::state::failover::Failover;
 use crate::state::memory::Memory;
 use crate::state::redis::Redis;
@@ -71,6 +70,44 @@ pub struct Question<'r> {
     pub limits: SmallVec<[Limit<'r>; 4]>,
     /// Hit every limit and the limits of banned clients too: nothing will be refused.
     pub passive: bool,
+    /// Limits of the service's own. When the client is not banned and no limit above is exceeded, all are tested
+    /// together: either each counts the request, or, when one refuses it, none does.
+    pub rules: SmallVec<[Rule; 2]>,
+}
+
+/// One limit of the service's own. Unlike with [`Limit`], a request that is refused does not count, so that the moment
+/// when the next one passes is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// Whose history: the digest of the rule's name and of what its requests have in common.
+    pub key: Digest,
+    /// Requests that pass per window. At least 1.
+    pub limit: u32,
+    /// Over which time.
+    pub window: Window,
+    /// Tested and counted, but never a reason to refuse.
+    pub shadow: bool,
+    /// May be answered by this replica alone: each replica may then let [`allowance`] requests more pass.
+    pub cached: bool,
+}
+
+/// Requests that one replica may let pass before it settles with the others, for a cached rule: a tenth of the limit, at
+/// least 1, at most 100. With `n` replicas at most `n * allowance` requests more than the limit pass in a window.
+#[must_use]
+pub fn allowance(limit: u32) -> u32 {
+    (limit / 10).clamp(1, 100)
+}
+
+/// How a rule stands after a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// Requests within the window, this one included when it counts. Never more than the limit, except for what other
+    /// replicas let pass under a cached rule.
+    pub count: u64,
+    /// The rule refuses the request, or would if it were no shadow.
+    pub exceeded: bool,
+    /// Seconds until the oldest request leaves the window, and room for one more is made.
+    pub reset: f64,
 }
 
 /// The answers.
@@ -80,6 +117,8 @@ pub struct Answer {
     pub ban: Option<Ban>,
     /// Hits within each limit's window, this one included, for the limits that were hit.
     pub counts: SmallVec<[u64; 4]>,
+    /// How each rule stands, in order; empty when a ban or a limit refuses the request already.
+    pub rules: SmallVec<[Standing; 2]>,
 }
 
 /// A ban in force.
@@ -145,6 +184,8 @@ pub struct BanPage {
 pub struct Sizes {
     /// Rate limit histories.
     pub windows: Size,
+    /// Histories of the service's own limits.
+    pub rules: Size,
     /// Behaviour histories.
     pub tracks: Size,
     /// Banned addresses.
@@ -158,9 +199,10 @@ pub struct Sizes {
 impl Sizes {
     /// Each family's name with its size, for metrics.
     #[must_use]
-    pub const fn families(&self) -> [(&'static str, Size); 5] {
+    pub const fn families(&self) -> [(&'static str, Size); 6] {
         [
             ("windows", self.windows),
+            ("rules", self.rules),
             ("tracks", self.tracks),
             ("bans", self.bans),
             ("networks", self.networks),
@@ -286,13 +328,15 @@ pub enum Backend {
 impl Backend {
     /// The backend that a configuration asks for. Opens no connection yet.
     ///
-    /// Without `enable_redis` or a URL, memory. Else Redis, with memory behind it when `redis_fail_open` is set.
-    pub fn new(security: &SecurityConfig, limits: &LimitsConfig) -> Result<Self, StateError> {
-        let memory = || Memory::new(usize::try_from(limits.memory_clients).unwrap_or(memory::CLIENTS_DEFAULT));
+    /// Without `enable_redis` or a URL, memory. Else Redis, with memory behind it when `redis_fail_open` is set. Reads
+    /// the files that the section `redis` names; an error tells which setting is unusable.
+    pub fn new(config: &Config) -> Result<Self, StateError> {
+        let security = &config.security;
+        let memory = || Memory::new(usize::try_from(config.limits.memory_clients).unwrap_or(memory::CLIENTS_DEFAULT));
         let Some(url) = security.redis_url.as_ref().filter(|_| security.enable_redis) else {
             return Ok(Self::Memory(memory()));
         };
-        let redis = Redis::new(Settings::from_config(url.expose(), security, limits))?;
+        let redis = Redis::new(Settings::from_config(url.expose(), config)?)?;
         Ok(if security.redis_fail_open {
             Self::Failover(Box::new(Failover::new(redis, memory())))
         } else {
@@ -338,6 +382,21 @@ impl Backend {
             Self::Failover(both) => both.maintain(clock).await,
         }
     }
+}
+
+/// True when two configurations mean the same backend, so that a change between them needs no restart.
+#[must_use]
+pub fn is_same_backend(one: &Config, other: &Config) -> bool {
+    let parts = |config: &Config| {
+        let security = &config.security;
+        (
+            (security.enable_redis, security.redis_url.clone(), security.redis_prefix.clone()),
+            (security.redis_socket_connect_timeout, security.redis_socket_timeout, security.redis_retries),
+            (security.redis_health_check_interval, security.redis_max_connections, security.redis_fail_open),
+            (config.limits.memory_clients, config.limits.state_deadline_ms),
+        )
+    };
+    parts(one) == parts(other) && one.redis == other.redis
 }
 
 /// One arm for each backend: the call goes to whichever it is.
@@ -422,6 +481,11 @@ impl Patterns for Backend {
             Self::Failover(both) => both.patterns_changed(),
         }
     }
+}
+
+/// True when one of the limits that were hit refuses.
+fn exceeds(limits: &[Limit<'_>], counts: &[u64]) -> bool {
+    limits.iter().zip(counts).any(|(limit, count)| u64::from(limit.limit) < *count)
 }
 
 /// A reason cut to [`REASON_BYTES_MAX`] at a character boundary.

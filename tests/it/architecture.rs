@@ -50,6 +50,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["server/"]),
     ("hyperscan", &["detect/automaton.rs"]),
     ("deadpool_redis", &["state/redis"]),
+    ("deadpool", &["state/redis/link.rs"]),
+    ("rustls", &["state/redis/link.rs"]),
     ("figment", &["config/"]),
     ("cel", &["engine/expression"]),
     ("prometheus_client", &["telemetry/"]),

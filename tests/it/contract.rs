@@ -4,8 +4,8 @@ use envoy_guard::model::addr::{Client, IpEntry};
 use envoy_guard::model::category::{Category, CategorySet};
 use envoy_guard::model::time::{Timestamp, Window};
 use envoy_guard::state::{
-    Answer, Bucket, Digest, Limit, PATTERN_BYTES_MAX, PATTERNS_MAX, Patterns, Question, REASON_BYTES_MAX,
-    SUSPICION_SECONDS, State, StateError, Track,
+    Answer, Bucket, Digest, Limit, PATTERN_BYTES_MAX, PATTERNS_MAX, Patterns, Question, REASON_BYTES_MAX, Rule,
+    SUSPICION_SECONDS, Standing, State, StateError, Track,
 };
 
 /// Makes one test of each case; `$make` is an expression that awaits to a fresh backend.
@@ -63,6 +63,12 @@ contract! {
     behaviour_histories_are_apart,
     resets_forget,
     concurrent_hits_pass_exactly_the_limit,
+    a_rule_lets_its_limit_pass_and_refused_requests_do_not_count,
+    rules_count_together_or_not_at_all,
+    a_shadow_rule_is_tested_and_never_refuses,
+    rules_stand_behind_bans_and_limits,
+    passive_counts_each_rule_by_itself,
+    concurrent_requests_pass_exactly_the_limit_of_a_rule,
     patterns_are_added_listed_and_taken_away,
     patterns_that_cannot_be_stored_are_refused,
     a_change_of_patterns_is_told,
@@ -99,7 +105,8 @@ async fn ask(state: &impl State, question: Question<'_>, offset: f64) -> Answer 
 }
 
 async fn counts(state: &impl State, limits: &[Limit<'_>], offset: f64) -> Vec<u64> {
-    let question = Question { ban: None, limits: limits.iter().copied().collect(), passive: false };
+    let question =
+        Question { ban: None, limits: limits.iter().copied().collect(), passive: false, ..Question::default() };
     ask(state, question, offset).await.counts.to_vec()
 }
 
@@ -177,6 +184,7 @@ pub(crate) async fn passive_hits_all_even_for_a_banned_client(state: &impl State
             ban: Some(client("203.0.113.1")),
             limits: [limit("203.0.113.1", path(1), 1, 60), limit("203.0.113.1", None, 1, 60)].into_iter().collect(),
             passive: true,
+            ..Question::default()
         };
         let answer = ask(state, question, round as f64).await;
         assert!(answer.ban.is_some());
@@ -187,7 +195,12 @@ pub(crate) async fn passive_hits_all_even_for_a_banned_client(state: &impl State
 pub(crate) async fn a_banned_client_hits_nothing(state: &impl State) {
     let tier = limit("203.0.113.1", None, 5, 600);
     state.ban(entry("203.0.113.1"), window(10), "test", at(0.0)).await.unwrap();
-    let question = Question { ban: Some(client("203.0.113.1")), limits: [tier].into_iter().collect(), passive: false };
+    let question = Question {
+        ban: Some(client("203.0.113.1")),
+        limits: [tier].into_iter().collect(),
+        passive: false,
+        ..Question::default()
+    };
     let answer = ask(state, question, 1.0).await;
     assert!(answer.ban.is_some());
     assert!(answer.counts.is_empty());
@@ -420,6 +433,107 @@ pub(crate) async fn concurrent_hits_pass_exactly_the_limit(state: &impl State) {
     });
     let passed: usize = join_all(asks).await.into_iter().sum();
     assert_eq!(passed, LIMIT as usize);
+}
+
+fn rule(byte: u8, limit: u32, seconds: u32) -> Rule {
+    Rule { key: Digest([byte; 32]), limit, window: window(seconds), shadow: false, cached: false }
+}
+
+async fn stand(state: &impl State, rules: &[Rule], offset: f64) -> Vec<Standing> {
+    let question = Question { rules: rules.iter().copied().collect(), ..Question::default() };
+    ask(state, question, offset).await.rules.to_vec()
+}
+
+/// Count, whether exceeded, and the seconds until there is room, rounded.
+fn shown(standings: &[Standing]) -> Vec<(u64, bool, u64)> {
+    standings.iter().map(|known| (known.count, known.exceeded, known.reset.round() as u64)).collect()
+}
+
+pub(crate) async fn a_rule_lets_its_limit_pass_and_refused_requests_do_not_count(state: &impl State) {
+    let rules = [rule(1, 2, 10)];
+    for (offset, expected) in [
+        (0.0, (1, false, 10)),
+        (4.0, (2, false, 6)),
+        (5.0, (2, true, 5)),
+        (9.0, (2, true, 1)),
+        (10.0, (2, false, 4)),
+        (11.0, (2, true, 3)),
+        (30.0, (1, false, 10)),
+    ] {
+        assert_eq!(shown(&stand(state, &rules, offset).await), [expected], "at {offset}");
+    }
+    // The same moment again is another request.
+    assert_eq!(shown(&stand(state, &rules, 30.0).await), [(2, false, 10)]);
+}
+
+pub(crate) async fn rules_count_together_or_not_at_all(state: &impl State) {
+    let both = [rule(1, 5, 60), rule(2, 1, 10)];
+    assert_eq!(shown(&stand(state, &both, 0.0).await), [(1, false, 60), (1, false, 10)]);
+    for offset in [1.0, 2.0, 3.0] {
+        let seen = stand(state, &both, offset).await;
+        assert_eq!((seen[0].count, seen[0].exceeded, seen[1].count, seen[1].exceeded), (1, false, 1, true));
+    }
+    assert_eq!(shown(&stand(state, &both[..1], 4.0).await), [(2, false, 56)], "refused requests were not counted");
+}
+
+pub(crate) async fn a_shadow_rule_is_tested_and_never_refuses(state: &impl State) {
+    let shadow = Rule { shadow: true, ..rule(2, 1, 60) };
+    for (offset, counts, exceeded) in [(0.0, [1, 1], false), (1.0, [2, 1], true), (2.0, [3, 1], true)] {
+        let seen = stand(state, &[rule(1, 5, 60), shadow], offset).await;
+        assert_eq!([seen[0].count, seen[1].count], counts, "at {offset}");
+        assert_eq!((seen[0].exceeded, seen[1].exceeded), (false, exceeded), "at {offset}");
+    }
+}
+
+pub(crate) async fn rules_stand_behind_bans_and_limits(state: &impl State) {
+    let rules = [rule(1, 5, 60)];
+    let question = |limit_of| Question {
+        ban: Some(client("203.0.113.1")),
+        limits: [limit("203.0.113.1", None, limit_of, 60)].into_iter().collect(),
+        rules: rules.into_iter().collect(),
+        ..Question::default()
+    };
+    let answer = ask(state, question(1), 0.0).await;
+    assert_eq!((answer.counts.as_slice(), answer.rules[0].count), (&[1][..], 1));
+    let answer = ask(state, question(1), 1.0).await;
+    assert_eq!((answer.counts.as_slice(), answer.rules.len()), (&[2][..], 0), "the limit refuses");
+    state.ban(entry("203.0.113.1"), window(10), "test", at(2.0)).await.unwrap();
+    let answer = ask(state, question(9), 3.0).await;
+    assert!(answer.ban.is_some() && answer.rules.is_empty());
+    assert_eq!(shown(&stand(state, &rules, 4.0).await), [(2, false, 56)]);
+    state.reset_limits().await.unwrap();
+    assert_eq!(shown(&stand(state, &rules, 5.0).await), [(1, false, 60)]);
+}
+
+pub(crate) async fn passive_counts_each_rule_by_itself(state: &impl State) {
+    let rules = [rule(1, 1, 60), rule(2, 5, 60)];
+    for (offset, counts, exceeded) in [(0.0, [1, 1], false), (1.0, [1, 2], true), (2.0, [1, 3], true)] {
+        let question = Question {
+            limits: [limit("203.0.113.1", None, 0, 60)].into_iter().collect(),
+            rules: rules.into_iter().collect(),
+            passive: true,
+            ..Question::default()
+        };
+        let seen = ask(state, question, offset).await.rules;
+        assert_eq!(([seen[0].count, seen[1].count], seen[0].exceeded), (counts, exceeded), "at {offset}");
+    }
+}
+
+pub(crate) async fn concurrent_requests_pass_exactly_the_limit_of_a_rule(state: &impl State) {
+    const LIMIT: u32 = 40;
+    let rules = [rule(1, 100, 60), rule(2, LIMIT, 30)];
+    let asks = (0..32).map(|_| async move {
+        let mut passed = 0;
+        for _ in 0..4 {
+            let seen = stand(state, &rules, 0.0).await;
+            passed += usize::from(seen.iter().all(|known| !known.exceeded));
+        }
+        passed
+    });
+    let passed: usize = join_all(asks).await.into_iter().sum();
+    // Where the keys lie on several nodes, a refused request is seen by others until it is taken back.
+    assert!(passed <= LIMIT as usize && 0 < passed, "{passed}");
+    assert_eq!(shown(&stand(state, &rules[..1], 0.0).await)[0].0 as usize, passed + 1);
 }
 
 pub(crate) async fn patterns_are_added_listed_and_taken_away(state: &impl Patterns) {

@@ -19,6 +19,7 @@ mod mmdb;
 mod pipeline;
 mod redis;
 mod redis_interop;
+mod redis_secure;
 mod redis_servers;
 mod service;
 mod stack;

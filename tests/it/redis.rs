@@ -11,7 +11,7 @@ use envoy_guard::state::failover::Failover;
 use envoy_guard::state::memory::Memory;
 use envoy_guard::state::redis::Redis;
 use envoy_guard::state::redis::settings::Settings;
-use envoy_guard::state::{Backend, Bucket, Limit, Patterns, Question, State, StateError};
+use envoy_guard::state::{Backend, Bucket, Limit, Patterns, Question, Rule, State, StateError};
 use tokio::time::Instant;
 
 use crate::contract::every_case;
@@ -84,7 +84,8 @@ async fn a_request_is_one_command_however_many_limits_apply() {
         let path = |byte| Some(envoy_guard::state::Digest([byte; 32]));
         let tier = |path, seconds| Limit { bucket: Bucket { client, path }, limit: 900, window: window(seconds) };
         let limits = [tier(path(1), 60), tier(path(1), 10), tier(path(2), 60), tier(None, 60)];
-        let question = Question { ban: Some(client), limits: limits.into_iter().collect(), passive: false };
+        let question =
+            Question { ban: Some(client), limits: limits.into_iter().collect(), passive: false, ..Question::default() };
         let answer = state.ask(&question, NOW.plus(f64::from(number))).await.unwrap();
         assert_eq!(answer.counts.len(), 4);
     }
@@ -486,6 +487,94 @@ async fn a_change_of_patterns_reaches_the_other_replica_and_so_does_one_by_guard
     }
 }
 
+/// Requests that pass a cached rule on so many replicas, and the calls of scripts that it took.
+async fn admitted(replicas: usize, limit: u32, settle: bool) -> (u32, u64) {
+    let server = Server::start(&[]);
+    let states: Vec<Arc<Redis>> = (0..replicas).map(|_| Arc::new(standalone(&server, "p:"))).collect();
+    let mut upkeep = Vec::new();
+    for state in states.iter().filter(|_| settle) {
+        upkeep.push(maintain(state).await);
+    }
+    server.cli(&["config", "resetstat"]);
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 0..32 {
+        let state = Arc::clone(&states[worker % replicas]);
+        workers.spawn(async move {
+            let key = envoy_guard::state::Digest([9; 32]);
+            let rule = Rule { key, limit, window: window(60), shadow: false, cached: true };
+            let mut passed = 0;
+            for round in 0..limit.div_ceil(8) {
+                let question = Question { rules: [rule].into_iter().collect(), ..Question::default() };
+                let answer = state.ask(&question, NOW.plus(f64::from(round) * 1e-4)).await.unwrap();
+                passed += u32::from(!answer.rules[0].exceeded);
+                tokio::task::yield_now().await;
+            }
+            passed
+        });
+    }
+    let passed = workers.join_all().await.into_iter().sum();
+    (passed, commands(&server).get("evalsha").copied().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cached_rule_keeps_its_stated_bound_and_asks_seldom() {
+    for (replicas, limit) in [(1, 200), (2, 100), (4, 100), (4, 20), (3, 2000)] {
+        for settle in [true, false] {
+            let (passed, calls) = admitted(replicas, limit, settle).await;
+            let bound = limit + replicas as u32 * envoy_guard::state::allowance(limit);
+            println!("{replicas} replicas, limit {limit}: {passed} passed, at most {bound}; {calls} calls");
+            assert!(limit <= passed && passed <= bound, "{replicas} replicas, limit {limit}: {passed} of {bound}");
+        }
+    }
+    let (passed, calls) = admitted(1, 2000, true).await;
+    assert!(calls * 10 < u64::from(passed), "{calls} calls for {passed} requests");
+}
+
+#[tokio::test]
+async fn what_a_cached_rule_admitted_is_settled_in_the_background() {
+    let server = Server::start(&[]);
+    let (one, other) = (Arc::new(standalone(&server, "p:")), standalone(&server, "p:"));
+    let _upkeep = maintain(&one).await;
+    let key = envoy_guard::state::Digest([9; 32]);
+    let rule = Rule { key, limit: 100, window: window(60), shadow: false, cached: true };
+    let ask = async |state: &Redis, rule: Rule| {
+        let question = Question { rules: [rule].into_iter().collect(), ..Question::default() };
+        state.ask(&question, NOW).await.unwrap().rules[0]
+    };
+    for count in 1..=11 {
+        assert_eq!(ask(&one, rule).await.count, count);
+    }
+    let name = format!("p:envoy_guard:limit:{}", "09".repeat(32));
+    soon("all eleven are in redis", async || server.cli(&["zcard", &name]) == "11").await;
+    assert_eq!(ask(&other, Rule { cached: false, ..rule }).await.count, 12);
+    let left: u64 = server.cli(&["ttl", &name]).parse().unwrap();
+    assert!((1..=61).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn requests_under_cached_rules_alone_need_no_round_trip() {
+    let server = Server::start(&[]);
+    let state = Arc::new(standalone(&server, "p:"));
+    let _upkeep = maintain(&state).await;
+    let rules = [1, 2, 3].map(|byte| Rule {
+        key: envoy_guard::state::Digest([byte; 32]),
+        limit: 500,
+        window: window(60),
+        shadow: byte == 3,
+        cached: true,
+    });
+    let question =
+        Question { ban: Some(client("203.0.113.1")), rules: rules.into_iter().collect(), ..Question::default() };
+    state.ask(&question, NOW).await.unwrap();
+    server.cli(&["config", "resetstat"]);
+    for _ in 0..40 {
+        assert_eq!(state.ask(&question, NOW.plus(0.1)).await.unwrap().rules.len(), 3);
+    }
+    // The background may settle meanwhile: three keys at a time, however many requests there were.
+    let calls = commands(&server).get("evalsha").copied().unwrap_or_default();
+    assert!(calls <= 6, "{calls} calls");
+}
+
 /// How often each command was called since the counts were reset.
 fn commands(server: &Server) -> HashMap<String, u64> {
     let stats = server.cli(&["info", "commandstats"]);
@@ -513,7 +602,12 @@ async fn soon(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 async fn hit(state: &impl State, who: &str, now: Timestamp) -> Result<u64, StateError> {
     let limit = Limit { bucket: Bucket { client: client(who), path: None }, limit: 900, window: window(60) };
-    let question = Question { ban: Some(client(who)), limits: [limit].into_iter().collect(), passive: false };
+    let question = Question {
+        ban: Some(client(who)),
+        limits: [limit].into_iter().collect(),
+        passive: false,
+        ..Question::default()
+    };
     Ok(state.ask(&question, now).await?.counts[0])
 }
 

@@ -1,6 +1,7 @@
 //! Real redis-server processes on free loopback ports, alone, watched by sentinels, or as a Cluster.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
     arguments: Vec<String>,
+    /// The authority, when the only port speaks TLS.
+    ca: Option<PathBuf>,
     _folder: TempDir,
 }
 
@@ -26,6 +29,19 @@ impl Server {
         Self::start_at(free_port(), arguments)
     }
 
+    /// Starts a server whose only port speaks TLS, which its arguments say.
+    pub(crate) fn start_tls(port: u16, arguments: &[String], ca: &Path) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut all: Vec<String> =
+            ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir"].map(str::to_owned).to_vec();
+        all.push(folder.path().display().to_string());
+        all.extend(arguments.iter().cloned());
+        let child = spawn(0, &all);
+        let server = Self { child, port, arguments: all, ca: Some(ca.to_owned()), _folder: folder };
+        server.wait();
+        server
+    }
+
     pub(crate) fn start_at(port: u16, arguments: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let mut all: Vec<String> =
@@ -33,7 +49,7 @@ impl Server {
         all.push(folder.path().display().to_string());
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let child = spawn(port, &all);
-        let server = Self { child, port, arguments: all, _folder: folder };
+        let server = Self { child, port, arguments: all, ca: None, _folder: folder };
         server.wait();
         server
     }
@@ -56,7 +72,12 @@ impl Server {
 
     /// Runs a command with redis-cli and returns its output.
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
-        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output().unwrap();
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]);
+        if let Some(ca) = &self.ca {
+            command.args(["--tls", "--cacert"]).arg(ca);
+        }
+        let output = command.args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
@@ -140,22 +161,28 @@ impl Sentinels {
 }
 
 fn start_sentinel(master: u16) -> Server {
-    let folder = TempDir::new().unwrap();
-    let file = folder.path().join("sentinel.conf");
     let lines = format!(
         "sentinel monitor fleet 127.0.0.1 {master} 2\n\
          sentinel down-after-milliseconds fleet 500\n\
          sentinel failover-timeout fleet 2000\n"
     );
-    std::fs::write(&file, lines).unwrap();
+    start_sentinel_with(&lines, None)
+}
+
+/// A sentinel with these lines of configuration; with an authority, its only port speaks TLS.
+pub(crate) fn start_sentinel_with(lines: &str, ca: Option<&Path>) -> Server {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("sentinel.conf");
     let port = free_port();
+    let (plain, tls) = if ca.is_some() { (0, port) } else { (port, 0) };
+    std::fs::write(&file, format!("port {plain}\ntls-port {tls}\n{lines}")).unwrap();
     let child = Command::new("redis-server")
-        .args([file.to_str().unwrap(), "--sentinel", "--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args([file.to_str().unwrap(), "--sentinel", "--bind", "127.0.0.1"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let server = Server { child, port, arguments: Vec::new(), _folder: folder };
+    let server = Server { child, port, arguments: Vec::new(), ca: ca.map(Path::to_owned), _folder: folder };
     server.wait();
     server
 }

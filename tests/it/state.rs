@@ -48,7 +48,7 @@ fn v4(number: u32) -> Client<'static> {
 fn question(client: Client<'_>) -> Question<'_> {
     let tier = |path, limit, seconds| Limit { bucket: Bucket { client, path }, limit, window: window(seconds) };
     let limits = [tier(Some(Digest([1; 32])), 5, 10), tier(Some(Digest([1; 32])), 9, 60), tier(None, 50, 60)];
-    Question { ban: Some(client), limits: limits.into_iter().collect(), passive: false }
+    Question { ban: Some(client), limits: limits.into_iter().collect(), passive: false, ..Question::default() }
 }
 
 #[test]
@@ -100,7 +100,12 @@ fn the_client_seen_last_is_remembered() {
     let memory = Memory::new(100);
     let tier = |client| Limit { bucket: Bucket { client, path: None }, limit: 5, window: window(60) };
     let hit = |number: u32| {
-        let question = Question { ban: None, limits: [tier(v4(number))].into_iter().collect(), passive: false };
+        let question = Question {
+            ban: None,
+            limits: [tier(v4(number))].into_iter().collect(),
+            passive: false,
+            ..Question::default()
+        };
         now_or_never(memory.ask(&question, Timestamp(1.0))).unwrap().counts[0]
     };
     for number in 0..100 {
@@ -126,7 +131,8 @@ fn threads_together_pass_exactly_the_limit() {
     const LIMIT: u32 = 500;
     let (memory, passed) = (Memory::default(), AtomicU32::new(0));
     let limit = Limit { bucket: Bucket { client: v4(1), path: None }, limit: LIMIT, window: window(60) };
-    let question = Question { ban: Some(v4(1)), limits: [limit].into_iter().collect(), passive: false };
+    let question =
+        Question { ban: Some(v4(1)), limits: [limit].into_iter().collect(), passive: false, ..Question::default() };
     std::thread::scope(|scope| {
         for worker in 0..8 {
             let (memory, question, passed) = (&memory, &question, &passed);
@@ -229,7 +235,12 @@ async fn run(memory: &Memory, model: &mut Model, step: &Step) -> Result<(), Stat
                 limit: u32::from(*limit),
                 window: window(u32::from(*seconds)),
             });
-            let question = Question { ban: Some(address(*client)), limits: limits.collect(), passive: *passive };
+            let question = Question {
+                ban: Some(address(*client)),
+                limits: limits.collect(),
+                passive: *passive,
+                ..Question::default()
+            };
             let answer = memory.ask(&question, now).await?;
             assert_eq!(answer.ban.map(|ban| ban.target), model.ban_of(*client).map(target));
             let exact = model.hit(*client, tiers, *passive);

@@ -9,85 +9,161 @@ use smallvec::SmallVec;
 use crate::model::time::Timestamp;
 use crate::state::keys::{moment, read_moment};
 use crate::state::redis::{Redis, parsed, script};
-use crate::state::{Limit, StateError};
+use crate::state::{Limit, Rule, Standing, StateError, exceeds};
 
-/// The answer of the script: the ban's expiry, the members added, the counts.
-type Reply = (Option<String>, Vec<String>, Vec<u64>);
+/// The answer of the script: the ban's expiry, the members added, the counts, four texts for each rule.
+type Reply = (Option<String>, Vec<String>, Vec<u64>, Vec<String>);
+
+/// What goes to Redis for one request.
+pub(super) struct Inquiry<'q, 'r> {
+    /// The key of the ban to look up.
+    pub(super) ban: Option<&'q str>,
+    /// Limits to hit, in order.
+    pub(super) limits: &'q [Limit<'r>],
+    /// Rules to test.
+    pub(super) rules: &'q [Test],
+    /// Hit all, whatever is exceeded.
+    pub(super) onward: bool,
+    /// The moment of the request.
+    pub(super) now: Timestamp,
+}
+
+/// A rule with what is to be done about it.
+#[derive(Clone, Debug)]
+pub(super) struct Test {
+    pub(super) rule: Rule,
+    /// Count nothing new, only look.
+    pub(super) peek: bool,
+    /// Moments of requests that were admitted before.
+    pub(super) settle: Vec<f64>,
+}
+
+/// What Redis said.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) until: Option<Timestamp>,
+    pub(super) counts: SmallVec<[u64; 4]>,
+    pub(super) rules: SmallVec<[Standing; 2]>,
+    /// The ban or a limit refuses the request.
+    pub(super) is_refused: bool,
+}
 
 impl Redis {
-    /// Looks up the ban at `ban` and hits the limits. All of them are hit when `onward`.
-    pub(super) async fn ask_redis(
-        &self,
-        ban: Option<&str>,
-        limits: &[Limit<'_>],
-        onward: bool,
-        now: Timestamp,
-    ) -> Result<(Option<Timestamp>, SmallVec<[u64; 4]>), StateError> {
-        let numbers = numbered(limits);
+    /// Looks up a ban, hits limits and tests rules.
+    pub(super) async fn ask_redis(&self, inquiry: &Inquiry<'_, '_>) -> Result<Told, StateError> {
+        let numbers = numbered(inquiry.limits);
         let buckets = numbers.iter().max().copied().unwrap_or_default();
-        let firsts = (1..=buckets).filter_map(|number| of_bucket(limits, &numbers, number).next());
+        let firsts = (1..=buckets).filter_map(|number| of_bucket(inquiry.limits, &numbers, number).next());
         let keys: Vec<String> = firsts.map(|limit| self.keys.bucket(limit.bucket)).collect();
-        let (until, counts) = if self.links.is_cluster() && 1 < keys.len() + usize::from(ban.is_some()) {
-            self.ask_cluster(ban, (limits, &numbers, &keys), onward, now).await?
-        } else {
-            let all: Vec<String> = ban.map(str::to_owned).into_iter().chain(keys).collect();
-            let plan = limits.iter().zip(numbers.iter().copied());
-            let (until, _, counts) = self.ask_script(&all, &arguments(ban.is_some(), plan, onward, now)).await?;
-            (until, counts.into_iter().collect())
-        };
-        let until =
-            until.map(|text| read_moment(&text).ok_or_else(|| StateError::Corrupt("a ban's moment".to_owned())));
-        Ok((until.transpose()?, counts))
+        let all = usize::from(inquiry.ban.is_some()) + keys.len() + inquiry.rules.len();
+        if self.links.is_cluster() && 1 < all {
+            return self.ask_cluster(inquiry, &numbers, &keys).await;
+        }
+        let plan = inquiry.limits.iter().zip(numbers.iter().copied());
+        let arguments = arguments(inquiry, buckets, plan, inquiry.rules);
+        let rules = inquiry.rules.iter().map(|test| self.keys.rule(test.rule.key));
+        let all: Vec<String> = inquiry.ban.map(str::to_owned).into_iter().chain(keys).chain(rules).collect();
+        let (until, _, counts, rules) = self.ask_script(&all, &arguments).await?;
+        let is_refused = !inquiry.onward && (until.is_some() || exceeds(inquiry.limits, &counts));
+        Ok(Told {
+            until: read_until(until)?,
+            counts: counts.into_iter().collect(),
+            rules: standings(&rules)?.into_iter().map(|(standing, _)| standing).collect(),
+            is_refused,
+        })
     }
 
     async fn ask_script(&self, keys: &[String], arguments: &[String]) -> Result<Reply, StateError> {
         parsed(self.run(&script::ASK, keys, arguments).await?)
     }
 
-    /// Asks for all keys at once. Hits that should not have happened, because the client is banned or an earlier limit
-    /// is exceeded, are taken back: only a refused request pays a second round trip. Until then another request of the
-    /// same client may see them, so a Cluster may refuse a little too much, never too little.
+    /// Asks for all keys at once. Hits that should not have happened, because the client is banned or a limit or rule
+    /// refuses, are taken back: only a refused request pays a second round trip. Until then another request of the same
+    /// client may see them, so a Cluster may refuse a little too much, never too little.
     async fn ask_cluster(
         &self,
-        ban: Option<&str>,
-        (limits, numbers, keys): (&[Limit<'_>], &[usize], &[String]),
-        onward: bool,
-        now: Timestamp,
-    ) -> Result<(Option<String>, SmallVec<[u64; 4]>), StateError> {
+        inquiry: &Inquiry<'_, '_>,
+        numbers: &[usize],
+        keys: &[String],
+    ) -> Result<Told, StateError> {
+        let onward =
+            |inquiry: &Inquiry<'_, '_>| Inquiry { onward: true, limits: &[], rules: &[], ban: None, ..*inquiry };
         let lookup = async {
-            let Some(ban) = ban else { return Ok(Reply::default()) };
-            self.ask_script(&[ban.to_owned()], &arguments(true, std::iter::empty(), true, now)).await
+            let Some(ban) = inquiry.ban else { return Ok(Reply::default()) };
+            let alone = Inquiry { ban: Some(ban), ..onward(inquiry) };
+            self.ask_script(&[ban.to_owned()], &arguments(&alone, 0, std::iter::empty(), &[])).await
         };
         let hits = keys.iter().zip(1..).map(|(key, number)| {
-            let own = of_bucket(limits, numbers, number).map(|limit| (limit, 1));
-            let arguments = arguments(false, own, true, now);
+            let own = of_bucket(inquiry.limits, numbers, number).map(|limit| (limit, 1));
+            let arguments = arguments(&onward(inquiry), 1, own, &[]);
             async move { self.ask_script(std::slice::from_ref(key), &arguments).await }
         });
-        let (lookup, hits) = tokio::join!(lookup, join_all(hits));
+        let ruled: Vec<String> = inquiry.rules.iter().map(|test| self.keys.rule(test.rule.key)).collect();
+        let tests = inquiry.rules.iter().zip(&ruled).map(|(test, key)| {
+            let arguments = arguments(&onward(inquiry), 0, std::iter::empty(), std::slice::from_ref(test));
+            async move { self.ask_script(std::slice::from_ref(key), &arguments).await }
+        });
+        let (lookup, hits, tests) = tokio::join!(lookup, join_all(hits), join_all(tests));
         let (until, ..) = lookup?;
         let hits = hits.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let mut given: Vec<_> = hits.iter().map(|(_, _, counts)| counts.iter().copied()).collect();
+        let tests = tests.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut given: Vec<_> = hits.iter().map(|(_, _, counts, _)| counts.iter().copied()).collect();
         let mut counts = SmallVec::new();
-        let mut reached = 0;
-        if until.is_none() || onward {
-            for (limit, number) in limits.iter().zip(numbers) {
-                let count = given.get_mut(number - 1).and_then(Iterator::next).unwrap_or_default();
-                counts.push(count);
-                reached = reached.max(*number);
-                if u64::from(limit.limit) < count && !onward {
-                    break;
-                }
+        let (mut reached, mut is_refused) = (0, until.is_some() && !inquiry.onward);
+        for (limit, number) in inquiry.limits.iter().zip(numbers) {
+            if is_refused {
+                break;
+            }
+            let count = given.get_mut(number - 1).and_then(Iterator::next).unwrap_or_default();
+            counts.push(count);
+            reached = reached.max(*number);
+            is_refused = u64::from(limit.limit) < count && !inquiry.onward;
+        }
+        let mut rules = SmallVec::<[Standing; 2]>::new();
+        let mut added = Vec::new();
+        let mut is_barred = is_refused;
+        for ((_, _, _, texts), (test, key)) in tests.iter().zip(inquiry.rules.iter().zip(&ruled)) {
+            for (standing, member) in standings(texts)? {
+                is_barred |= standing.exceeded && !test.rule.shadow && !test.peek && !inquiry.onward;
+                added.extend((!member.is_empty()).then_some((key, std::slice::from_ref(member))));
+                rules.extend((!is_refused).then_some(standing));
             }
         }
-        let surplus = keys.iter().zip(&hits).skip(reached);
-        join_all(surplus.map(|(key, (_, members, _))| async move {
+        if is_barred {
+            for (standing, member) in rules.iter_mut().zip(tests.iter().filter_map(|(_, _, _, texts)| texts.get(3))) {
+                standing.count -= u64::from(!member.is_empty());
+            }
+        } else {
+            added.clear();
+        }
+        let surplus = keys.iter().zip(&hits).skip(reached).map(|(key, (_, members, ..))| (key, members.as_slice()));
+        join_all(surplus.chain(added).map(|(key, members)| async move {
             let mut undo = cmd("ZREM");
             undo.arg(key).arg(members);
             self.call(&undo).await
         }))
         .await;
-        Ok((until, counts))
+        Ok(Told { until: read_until(until)?, counts, rules, is_refused })
     }
+}
+
+fn read_until(until: Option<String>) -> Result<Option<Timestamp>, StateError> {
+    until.map(|text| read_moment(&text).ok_or_else(|| StateError::Corrupt("a ban's moment".to_owned()))).transpose()
+}
+
+/// Standings with the members added.
+fn standings(texts: &[String]) -> Result<Vec<(Standing, &String)>, StateError> {
+    let strange = || StateError::Corrupt("redis answered in an unexpected form".to_owned());
+    let (chunks, rest) = texts.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(strange());
+    }
+    let mut read = Vec::with_capacity(chunks.len());
+    for [count, exceeded, reset, member] in chunks {
+        let (count, reset) = (count.parse().map_err(|_| strange())?, reset.parse().map_err(|_| strange())?);
+        read.push((Standing { count, exceeded: exceeded == "1", reset }, member));
+    }
+    Ok(read)
 }
 
 /// The number of each limit's bucket, counted from one in order of appearance.
@@ -109,20 +185,34 @@ fn of_bucket<'l, 'r>(
     limits.iter().zip(numbers).filter(move |(_, own)| **own == number).map(|(limit, _)| limit)
 }
 
-/// The script's arguments for limits with the numbers of their buckets.
+/// The script's arguments for limits with the numbers of their buckets, and for rules.
 fn arguments<'l, 'r: 'l>(
-    ban: bool,
+    inquiry: &Inquiry<'_, '_>,
+    buckets: usize,
     plan: impl Iterator<Item = (&'l Limit<'r>, usize)> + Clone,
-    onward: bool,
-    now: Timestamp,
+    rules: &[Test],
 ) -> Vec<String> {
     let flag = |set: bool| u8::from(set).to_string();
-    let mut arguments = vec![moment(now), flag(ban), flag(onward)];
+    let mut arguments = vec![moment(inquiry.now), flag(inquiry.ban.is_some()), flag(inquiry.onward)];
+    arguments.extend([plan.clone().count().to_string(), buckets.to_string()]);
     for (limit, number) in plan.clone() {
         let longest = plan.clone().filter(|(_, other)| *other == number).map(|(limit, _)| limit.window.seconds()).max();
         let numbers = [limit.limit, limit.window.seconds(), longest.unwrap_or_default()];
         arguments.push(number.to_string());
         arguments.extend(numbers.map(|number| number.to_string()));
+    }
+    for Test { rule, peek, settle } in rules {
+        let mode = if *peek {
+            "p"
+        } else if rule.shadow {
+            "s"
+        } else {
+            "a"
+        };
+        let numbers = [rule.limit, rule.window.seconds()].map(|number| number.to_string());
+        arguments.extend(numbers);
+        arguments.extend([mode.to_owned(), settle.len().to_string()]);
+        arguments.extend(settle.iter().map(|at| moment(Timestamp(*at))));
     }
     arguments
 }

@@ -3,6 +3,7 @@
 //! A request costs at most one round trip: one script on a single server, one script for each key, all at once, on a
 //! Cluster. Every call has a deadline, and a breaker spares requests the wait when Redis does not answer.
 
+mod allowances;
 mod ask;
 mod cache;
 mod link;
@@ -28,13 +29,16 @@ use crate::model::time::{Timestamp, Window};
 use crate::state::breaker::Breaker;
 use crate::state::keys::{Keys, moment, read_moment};
 use crate::state::networks::{Networks, Term};
+use crate::state::redis::allowances::Allowances;
+use crate::state::redis::ask::{Inquiry, Test, Told, join_all};
 use crate::state::redis::cache::BanCache;
 use crate::state::redis::link::{Links, describe};
 use crate::state::redis::push::Change;
 use crate::state::redis::script::Script;
 use crate::state::redis::settings::Settings;
 use crate::state::{
-    Answer, Ban, BanPage, Question, SUSPICION_SECONDS, Size, Sizes, State, StateError, Suspicion, Track, short_reason,
+    Answer, Ban, BanPage, Question, Rule, SUSPICION_SECONDS, Size, Sizes, Standing, State, StateError, Suspicion,
+    Track, exceeds, short_reason,
 };
 
 /// State in Redis.
@@ -43,6 +47,7 @@ pub struct Redis {
     keys: Keys,
     breaker: Breaker,
     cache: BanCache,
+    allowances: Allowances,
     networks: Networks,
     /// Counts local changes of `networks`, so that an older reading of Redis does not undo one.
     networks_changed: AtomicU64,
@@ -66,6 +71,7 @@ struct Counts {
     failures: AtomicU64,
     reloads: AtomicU64,
     pushes: AtomicU64,
+    listens: AtomicU64,
 }
 
 /// What happened on the way to Redis since the process started.
@@ -79,6 +85,8 @@ pub struct RedisCounts {
     pub script_reloads: u64,
     /// Changes that other replicas told us.
     pub pushes: u64,
+    /// Times that listening to the other replicas began.
+    pub listens: u64,
 }
 
 /// Names no secret.
@@ -98,6 +106,7 @@ impl Redis {
             links: Links::new(&settings, info)?,
             keys: Keys::new(&settings.prefix),
             breaker: Breaker::default(),
+            allowances: Allowances::new(settings.clients),
             cache: BanCache::new(settings.clients, settings.ban_cache, settings.clean_cache),
             networks: Networks::default(),
             networks_changed: AtomicU64::new(0),
@@ -117,6 +126,12 @@ impl Redis {
         self.breaker.is_closed()
     }
 
+    /// True while changes by other replicas are heard.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
+    }
+
     /// Asks the server whether it is there.
     pub async fn ping(&self) -> Result<(), StateError> {
         self.call(&cmd("PING")).await.map(drop)
@@ -130,6 +145,7 @@ impl Redis {
             breaker_opened: self.breaker.opened(),
             script_reloads: self.counts.reloads.load(Ordering::Relaxed),
             pushes: self.counts.pushes.load(Ordering::Relaxed),
+            listens: self.counts.listens.load(Ordering::Relaxed),
         }
     }
 
@@ -137,7 +153,7 @@ impl Redis {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let networks = Size { used: self.networks.len(), evicted: self.networks.evicted() };
-        Sizes { bans: self.cache.size(), networks, ..Sizes::default() }
+        Sizes { bans: self.cache.size(), networks, rules: self.allowances.size(), ..Sizes::default() }
     }
 
     /// The ban of `client` that was known last: by ourselves, by a push, by an earlier answer. Asks nobody.
@@ -247,6 +263,8 @@ impl Redis {
     }
 }
 
+/// Settlements that are on their way together.
+const DEBTS_TOGETHER: usize = 200;
 /// Longest wait for an operation outside requests when none is configured.
 const PATIENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -307,20 +325,38 @@ impl State for Redis {
         if !question.passive
             && let Some(ban) = question.ban.and_then(|client| self.certain_ban(client, now))
         {
-            return Ok(Answer { ban: Some(ban), counts: SmallVec::new() });
+            return Ok(Answer { ban: Some(ban), ..Answer::default() });
         }
-        let lookup = question.ban.filter(|client| !self.is_surely_clean(*client, question, now));
+        // Networks are known here: whoever is banned by one has been refused above.
+        let local = self.answer_locally(question, now);
+        let is_refused = local.iter().any(|(rule, known)| !rule.shadow && known.is_some_and(|known| known.exceeded));
+        let tests: SmallVec<[Test; 2]> = local
+            .iter()
+            .filter(|(_, known)| known.is_none())
+            .map(|(rule, _)| Test {
+                rule: *rule,
+                peek: is_refused,
+                settle: if rule.cached { self.allowances.take_unsettled(rule) } else { Vec::new() },
+            })
+            .collect();
+        let is_asking = !question.limits.is_empty() || !tests.is_empty();
+        let lookup = question.ban.filter(|client| !self.is_surely_clean(*client, is_asking, now));
         let key = lookup.and_then(|client| self.keys.ban_of(client));
-        if key.is_none() && question.limits.is_empty() {
-            return Ok(Answer {
-                ban: question.ban.and_then(|client| self.network_ban(client, now)),
-                ..Answer::default()
-            });
-        }
-        let (until, counts) = self.ask_redis(key.as_deref(), &question.limits, question.passive, now).await?;
-        let exact = lookup.and_then(|client| self.learn(client, until, now));
+        let told = if key.is_none() && !is_asking {
+            Ok(Told::default())
+        } else {
+            let (limits, onward) = (&question.limits, question.passive);
+            self.ask_redis(&Inquiry { ban: key.as_deref(), limits, rules: &tests, onward, now }).await
+        };
+        let told = self.settle(&local, &tests, told, now)?;
+        let exact = lookup.and_then(|client| self.learn(client, told.until, now));
         let ban = exact.or_else(|| question.ban.and_then(|client| self.network_ban(client, now)));
-        Ok(Answer { ban, counts })
+        let mut answer = Answer { ban, counts: told.counts, rules: SmallVec::new() };
+        if question.passive || (answer.ban.is_none() && !exceeds(&question.limits, &answer.counts)) {
+            let mut asked = told.rules.into_iter();
+            answer.rules.extend(local.iter().filter_map(|(_, known)| known.or_else(|| asked.next())));
+        }
+        Ok(answer)
     }
 
     async fn ban(&self, target: IpEntry, window: Window, reason: &str, now: Timestamp) -> Result<(), StateError> {
@@ -412,15 +448,74 @@ impl State for Redis {
     }
 
     async fn reset_limits(&self) -> Result<(), StateError> {
-        self.delete_matching("rate_limit", "rate:*").await.map(drop)
+        self.delete_matching("rate_limit", "rate:*").await?;
+        self.delete_matching("envoy_guard", "limit:*").await?;
+        self.allowances.clear();
+        Ok(())
     }
 }
 
 impl Redis {
+    /// What is known here about each rule; `None` where Redis must be asked.
+    fn answer_locally(&self, question: &Question<'_>, now: Timestamp) -> SmallVec<[(Rule, Option<Standing>); 2]> {
+        let may = |rule: &Rule| rule.cached && !question.passive;
+        question
+            .rules
+            .iter()
+            .map(|rule| (*rule, if may(rule) { self.allowances.answer(rule, now) } else { None }))
+            .collect()
+    }
+
+    /// Learns what Redis said about cached rules. What was admitted here is taken back when the request is refused, and
+    /// what was to be settled is kept when Redis did not answer.
+    fn settle(
+        &self,
+        local: &[(Rule, Option<Standing>)],
+        tests: &[Test],
+        told: Result<Told, StateError>,
+        now: Timestamp,
+    ) -> Result<Told, StateError> {
+        let refuses = |rule: &Rule, standing: &Standing| standing.exceeded && !rule.shadow;
+        let is_admitted = told.as_ref().is_ok_and(|told| {
+            !told.is_refused
+                && !tests.iter().zip(&told.rules).any(|(test, standing)| refuses(&test.rule, standing))
+                && !local.iter().any(|(rule, known)| known.is_some_and(|known| refuses(rule, &known)))
+        });
+        for (test, place) in tests.iter().zip(0..).filter(|(test, _)| test.rule.cached) {
+            match told.as_ref().ok().and_then(|told| told.rules.get(place)) {
+                Some(standing) => self.allowances.learn(&test.rule, standing, test.settle.len(), now),
+                None => self.allowances.keep_unsettled(&test.rule, test.settle.clone()),
+            }
+        }
+        if !is_admitted {
+            for (rule, _) in local.iter().filter(|(_, known)| known.is_some_and(|known| !known.exceeded)) {
+                self.allowances.take_back(rule, now);
+            }
+        }
+        told
+    }
+
+    /// Records in Redis what was admitted here, and learns how the rules stand.
+    pub(super) async fn settle_debts(&self, now: Timestamp) {
+        let debts = self.allowances.take_debts();
+        for batch in debts.chunks(DEBTS_TOGETHER) {
+            join_all(batch.iter().map(|rule| async move {
+                let settle = self.allowances.take_unsettled(rule);
+                let tests = [Test { rule: *rule, peek: true, settle }];
+                let inquiry = Inquiry { ban: None, limits: &[], rules: &tests, onward: false, now };
+                let told = self.ask_redis(&inquiry).await;
+                if let Err(error) = self.settle(&[], &tests, told, now) {
+                    tracing::debug!(%error, "cached limits were not settled");
+                }
+            }))
+            .await;
+        }
+    }
+
     /// True when the ban list need not be asked: the client is known to be clean, we would have been told of a ban by a
     /// replica, and there is no question that goes to Redis anyway.
-    fn is_surely_clean(&self, client: Client<'_>, question: &Question<'_>, now: Timestamp) -> bool {
-        let free_of_charge = !self.links.is_cluster() && !question.limits.is_empty();
+    fn is_surely_clean(&self, client: Client<'_>, is_asking: bool, now: Timestamp) -> bool {
+        let free_of_charge = !self.links.is_cluster() && is_asking;
         !free_of_charge
             && self.listening.load(Ordering::Relaxed)
             && client.address().is_some_and(|addr| self.cache.is_clean(addr, now))

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use deadpool_redis::redis::cmd;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
-use tokio_stream::StreamExt;
 
 use crate::model::addr::IpEntry;
 use crate::model::time::Timestamp;
@@ -25,6 +24,9 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// How long to wait before listening again, at first and at most.
 const RELISTEN_MIN: std::time::Duration = std::time::Duration::from_millis(100);
 const RELISTEN_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How often cached limits are settled.
+const SETTLE_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,11 +83,26 @@ impl Redis {
     ///
     /// `clock` tells the time of the edge.
     pub async fn maintain(&self, clock: impl Fn() -> Timestamp + Send + Sync) {
+        let settling = async {
+            loop {
+                sleep(SETTLE_INTERVAL).await;
+                self.settle_debts(clock()).await;
+            }
+        };
+        tokio::join!(self.hear(&clock), settling);
+    }
+
+    /// Listens, and listens again when the connection ends. Never returns.
+    async fn hear(&self, clock: &impl Fn() -> Timestamp) {
         let mut wait = RELISTEN_MIN;
         loop {
-            let heard = self.listen(&clock).await;
+            let heard = self.listen(clock).await;
             self.listening.store(false, Ordering::Relaxed);
-            // What was known to be clean may be banned by the time we hear again.
+            // What was known to be clean may be banned by the time we hear again. And whether Redis is there shows in the
+            // breaker, also when no request asks.
+            if !heard && let Err(error) = self.ping().await {
+                tracing::debug!(%error, "redis does not answer");
+            }
             wait = if heard { RELISTEN_MIN } else { (wait * 2).min(RELISTEN_MAX) };
             sleep(jittered(wait)).await;
         }
@@ -131,23 +148,23 @@ impl Redis {
     async fn listen(&self, clock: &impl Fn() -> Timestamp) -> bool {
         let opened = timeout(self.patience(), async {
             let mut listening = self.links.listen().await?;
-            listening.subscribe(self.keys.channel()).await?;
+            listening.subscribe(&self.keys.channel()).await?;
             Ok::<_, deadpool_redis::redis::RedisError>(listening)
         });
-        let Ok(Ok(listening)) = opened.await else { return false };
+        let Ok(Ok(mut listening)) = opened.await else { return false };
         // Whatever changed while nobody listened: networks are read below, clean clients are asked about again.
         self.cache.forget_clean();
         self.patterns_changed.send_modify(|count| *count += 1);
         self.listening.store(true, Ordering::Relaxed);
+        self.counts.listens.fetch_add(1, Ordering::Relaxed);
         self.migrate_once().await;
-        let (mut sink, mut messages) = listening.split();
         let mut reading = tokio::time::interval(self.settings.networks_interval);
         let mut patterns = tokio::time::interval(self.settings.patterns_interval);
         let mut health = tokio::time::interval(self.settings.health_interval.unwrap_or(RELISTEN_MAX * 3600));
         health.reset();
         loop {
             tokio::select! {
-                message = messages.next() => {
+                message = listening.next() => {
                     let Some(message) = message else { return true };
                     if let Some(change) = Change::heard(message.get_payload_bytes(), &self.origin) {
                         self.counts.pushes.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +174,7 @@ impl Redis {
                 _ = reading.tick() => self.read_networks(clock()).await,
                 _ = patterns.tick() => self.compare_patterns().await,
                 _ = health.tick() => {
-                    let alive = timeout(self.patience(), sink.ping::<deadpool_redis::redis::Value>()).await;
+                    let alive = timeout(self.patience(), listening.ping()).await;
                     if !matches!(alive, Ok(Ok(_))) {
                         return true;
                     }

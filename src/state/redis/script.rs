@@ -42,13 +42,30 @@ script! {
     /// The questions of one request. Numbers go to Redis as text that we made ourselves or with 17 digits, because
     /// servers up to 7.0 would round them.
     ///
-    /// Keys: the ban when argument 2 is `1`, then one for each bucket. Arguments: now; whether to look up the ban;
-    /// whether to go on whatever happens; then for each limit its bucket's number, the limit, its window, and the
-    /// longest window asked about in that bucket.
-    /// Returns: the ban's expiry or nil; the members added, one for each bucket hit; the counts.
+    /// Keys: the ban when argument 2 is `1`, then one for each bucket, then one for each rule. Arguments: now; whether to
+    /// look up the ban; whether to go on whatever happens; the number of limits; the number of buckets; then for each
+    /// limit its bucket's number, the limit, its window, and the longest window asked about in that bucket; then for each
+    /// rule its limit, its window, its mode (`a` refuses, `s` does not, `p` counts nothing new), and the number of hits
+    /// that were admitted before and are recorded now, followed by their moments.
+    /// Returns: the ban's expiry or nil; the members added, one for each bucket hit; the counts; for each rule its count,
+    /// whether it is exceeded, seconds until room is made, and the member added or nothing.
     ASK = r"
 local now, at, onward = ARGV[1], tonumber(ARGV[1]), ARGV[3] == '1'
 local function exact(number) return string.format('%.17g', number) end
+local function record(key, moment)
+  local member = moment
+  if redis.call('ZADD', key, 'NX', member, member) == 0 then
+    local at = tonumber(moment)
+    local _, exponent = math.frexp(at)
+    local tick, step = math.ldexp(1, exponent - 53), redis.call('ZCARD', key)
+    repeat
+      member = exact(at + step * tick)
+      if not string.find(member, '[.e]') then member = member .. '.0' end
+      step = step + 1
+    until redis.call('ZADD', key, 'NX', member, member) == 1
+  end
+  return member
+end
 local first, ban = 0, false
 if ARGV[2] == '1' then
   first = 1
@@ -60,33 +77,50 @@ if ARGV[2] == '1' then
   end
 end
 local members, counts = {}, {}
-if ban and not onward then return {ban, members, counts} end
-local hit = {}
-for i = 4, #ARGV, 4 do
+if ban and not onward then return {ban, members, counts, {}} end
+local hit, last = {}, 5 + 4 * tonumber(ARGV[4])
+for i = 6, last, 4 do
   local key = KEYS[first + tonumber(ARGV[i])]
   local limit, window, longest = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   if not hit[key] then
     hit[key] = true
-    local member = now
-    if redis.call('ZADD', key, 'NX', member, member) == 0 then
-      local _, exponent = math.frexp(at)
-      local tick, step = math.ldexp(1, exponent - 53), redis.call('ZCARD', key)
-      repeat
-        member = exact(at + step * tick)
-        if not string.find(member, '[.e]') then member = member .. '.0' end
-        step = step + 1
-      until redis.call('ZADD', key, 'NX', member, member) == 1
-    end
-    members[#members + 1] = member
+    members[#members + 1] = record(key, now)
     local left = redis.call('TTL', key)
     redis.call('ZREMRANGEBYSCORE', key, '-inf', exact(at - math.max(longest, left / 2)))
     if left < 2 * longest then redis.call('EXPIRE', key, 2 * longest) end
   end
   local count = redis.call('ZCOUNT', key, '(' .. exact(at - window), '+inf')
   counts[#counts + 1] = count
-  if limit < count and not onward then break end
+  if limit < count and not onward then return {ban, members, counts, {}} end
 end
-return {ban, members, counts}
+local rules, place, i, admits = {}, first + tonumber(ARGV[5]), last + 1, true
+while i <= #ARGV do
+  place = place + 1
+  local key, limit, window, mode = KEYS[place], tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
+  local settled = tonumber(ARGV[i + 3])
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', exact(at - window))
+  for n = i + 4, i + 3 + settled do record(key, ARGV[n]) end
+  local count = redis.call('ZCARD', key)
+  if limit <= count and mode == 'a' and not onward then admits = false end
+  rules[#rules + 1] = {key = key, window = window, mode = mode, settled = settled, count = count, over = limit <= count}
+  i = i + 4 + settled
+end
+local standings = {}
+for _, rule in ipairs(rules) do
+  local member = ''
+  if admits and not rule.over and rule.mode ~= 'p' then
+    member = record(rule.key, now)
+    rule.count = rule.count + 1
+  end
+  if member ~= '' or rule.settled > 0 then redis.call('EXPIRE', rule.key, rule.window + 1) end
+  local oldest = redis.call('ZRANGE', rule.key, 0, 0, 'WITHSCORES')[2]
+  local reset = rule.window
+  if oldest then reset = math.max(0, tonumber(oldest) + rule.window - at) end
+  for _, value in ipairs({rule.count, rule.over and 1 or 0, exact(reset), member}) do
+    standings[#standings + 1] = tostring(value)
+  end
+end
+return {ban, members, counts, standings}
 "
 }
 

@@ -1,11 +1,14 @@
 //! Where Redis is and how long we wait for it: guard-core's `redis_*` fields, made usable.
 
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deadpool_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-use crate::config::security::SecurityConfig;
-use crate::config::server::LimitsConfig;
+use crate::config::Config;
+use crate::config::redis::{RedisTls, RedisTopology};
+use crate::config::values::{RedisUrl, Secret};
 use crate::state::StateError;
 use crate::state::memory::CLIENTS_DEFAULT;
 
@@ -17,7 +20,7 @@ const LINKS_MAX: usize = 16;
 pub enum Topology {
     /// One server, or whatever answers at one address.
     Standalone,
-    /// The master that the sentinels name; user, password and database come from the URL.
+    /// The master that the sentinels name; user, password, database and TLS come from the URL.
     Sentinel {
         /// URLs of sentinels.
         sentinels: Vec<String>,
@@ -31,6 +34,42 @@ pub enum Topology {
     },
 }
 
+/// Who we are. What is absent comes from the URL.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// ACL user.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+}
+
+impl Credentials {
+    /// `info` with these instead of its own.
+    pub(super) fn over(&self, info: ConnectionInfo) -> ConnectionInfo {
+        let mut redis = info.redis_settings().clone();
+        if let Some(username) = &self.username {
+            redis = redis.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            redis = redis.set_password(password);
+        }
+        info.set_redis_settings(redis)
+    }
+}
+
+/// How TLS is spoken where the URL asks for it.
+#[derive(Clone, Default)]
+pub struct Tls {
+    /// PEM text of the authorities; those of the system when absent.
+    pub ca: Option<Vec<u8>>,
+    /// PEM texts of our certificate and key.
+    pub client: Option<(Vec<u8>, Vec<u8>)>,
+    /// Name in the server's certificate, when it is not the URL's host. For one server only.
+    pub server_name: Option<String>,
+    /// Take any certificate.
+    pub insecure: bool,
+}
+
 /// How to reach and use Redis.
 #[derive(Clone)]
 pub struct Settings {
@@ -38,6 +77,14 @@ pub struct Settings {
     pub url: String,
     /// Which kind of Redis.
     pub topology: Topology,
+    /// Who we are.
+    pub credentials: Credentials,
+    /// Who we are at the sentinels.
+    pub sentinel_credentials: Credentials,
+    /// The database, instead of the URL's.
+    pub database: Option<u32>,
+    /// How TLS is spoken.
+    pub tls: Tls,
     /// Put before every key.
     pub prefix: String,
     /// Longest time for a request's questions.
@@ -72,6 +119,10 @@ impl Settings {
         Self {
             url: url.to_owned(),
             topology: Topology::Standalone,
+            credentials: Credentials::default(),
+            sentinel_credentials: Credentials::default(),
+            database: None,
+            tls: Tls::default(),
             prefix: "guard_core:".to_owned(),
             deadline: Duration::from_millis(100),
             connect_timeout: Some(Duration::from_secs(2)),
@@ -87,21 +138,48 @@ impl Settings {
         }
     }
 
-    /// Settings from guard-core's fields.
-    pub(in crate::state) fn from_config(url: &str, security: &SecurityConfig, limits: &LimitsConfig) -> Self {
+    /// Settings from guard-core's fields and the section `redis`. Reads the files that it names.
+    pub(in crate::state) fn from_config(url: &str, config: &Config) -> Result<Self, StateError> {
+        let (security, redis) = (&config.security, &config.redis);
         let time = |seconds: Option<f64>| seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let health = Duration::from_secs(security.redis_health_check_interval.into());
-        Self {
+        let texts = |urls: &[RedisUrl]| urls.iter().map(|url| url.expose().to_owned()).collect::<Vec<_>>();
+        let topology = match redis.topology {
+            RedisTopology::Standalone => Topology::Standalone,
+            RedisTopology::Sentinel => Topology::Sentinel {
+                sentinels: texts(&redis.sentinels),
+                master: redis.master.clone().unwrap_or_default(),
+            },
+            RedisTopology::Cluster if redis.nodes.is_empty() => Topology::Cluster { nodes: vec![url.to_owned()] },
+            RedisTopology::Cluster => Topology::Cluster { nodes: texts(&redis.nodes) },
+        };
+        Ok(Self {
+            topology,
+            credentials: credentials(
+                &redis.username,
+                &redis.password,
+                ("redis.password_file", redis.password_file.as_deref()),
+            )?,
+            sentinel_credentials: credentials(
+                &redis.sentinel_username,
+                &redis.sentinel_password,
+                ("redis.sentinel_password_file", redis.sentinel_password_file.as_deref()),
+            )?,
+            database: redis.database,
+            tls: tls(&redis.tls)?,
             prefix: security.redis_prefix.clone(),
-            deadline: Duration::from_millis(limits.state_deadline_ms.into()),
+            deadline: Duration::from_millis(config.limits.state_deadline_ms.into()),
             connect_timeout: time(security.redis_socket_connect_timeout),
             timeout: time(security.redis_socket_timeout),
             health_interval: Some(health).filter(|time| !time.is_zero()),
             connections: security.redis_max_connections,
             retries: security.redis_retries,
-            clients: usize::try_from(limits.memory_clients).unwrap_or(CLIENTS_DEFAULT),
+            ban_cache: Duration::from_millis(redis.ban_cache_ms.into()),
+            clean_cache: Duration::from_millis(redis.clean_cache_ms.into()),
+            networks_interval: Duration::from_millis(redis.networks_interval_ms.into()),
+            clients: usize::try_from(config.limits.memory_clients).unwrap_or(CLIENTS_DEFAULT),
             ..Self::new(url)
-        }
+        })
     }
 
     /// How many connections are kept.
@@ -119,6 +197,11 @@ impl Settings {
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             info = self.apply(info, name, value)?;
+        }
+        info = self.credentials.over(info);
+        if let Some(database) = self.database {
+            let redis = info.redis_settings().clone().set_db(database.into());
+            info = info.set_redis_settings(redis);
         }
         self.url = base.to_owned();
         Ok((self, info))
@@ -149,6 +232,54 @@ impl Settings {
         }
         Ok(info)
     }
+}
+
+/// The user and password of a section; the password may lie in a file.
+fn credentials(
+    username: &Option<String>,
+    password: &Option<Secret>,
+    (key, file): (&str, Option<&Path>),
+) -> Result<Credentials, StateError> {
+    let read = file.map(|path| -> Result<String, StateError> {
+        let bytes = read_file(key, path)?;
+        let text = String::from_utf8(bytes).map_err(|_| StateError::Refused(format!("{key}: is not UTF-8 text")))?;
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+    });
+    let password = password.as_ref().map(|secret| secret.expose().to_owned());
+    Ok(Credentials { username: username.clone(), password: read.transpose()?.or(password) })
+}
+
+fn tls(tls: &RedisTls) -> Result<Tls, StateError> {
+    let read = |key: &str, path: &Option<PathBuf>| path.as_deref().map(|path| read_file(key, path)).transpose();
+    // The library takes a file without any for an empty list, and then trusts nobody or shows nothing.
+    let holding = |what: &str, key: &str, path: &Option<PathBuf>| match read(key, path)? {
+        Some(bytes) if !String::from_utf8_lossy(&bytes).contains(what) => {
+            Err(StateError::Refused(format!("{key}: holds no `{what}`")))
+        }
+        good => Ok(good),
+    };
+    let certificate = holding("-----BEGIN CERTIFICATE-----", "redis.tls.cert_file", &tls.cert_file)?;
+    let key = holding("PRIVATE KEY-----", "redis.tls.key_file", &tls.key_file)?;
+    Ok(Tls {
+        ca: holding("-----BEGIN CERTIFICATE-----", "redis.tls.ca_file", &tls.ca_file)?,
+        client: certificate.zip(key),
+        server_name: tls.server_name.clone(),
+        insecure: tls.insecure_accept_any_certificate,
+    })
+}
+
+/// Secrets and certificates are small; anything larger is another file.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+fn read_file(key: &str, path: &Path) -> Result<Vec<u8>, StateError> {
+    let failed = |error: std::io::Error| StateError::Refused(format!("{key}: cannot be read: {error}"));
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(failed)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if FILE_BYTES_MAX < bytes.len() as u64 {
+        return Err(StateError::Refused(format!("{key}: is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// Names no secret: the URL is left out.
