@@ -24,4 +24,5 @@ mod redis_servers;
 mod service;
 mod stack;
 mod state;
+mod verdicts;
 mod wire;

@@ -11,6 +11,9 @@ const BREAKS_MAX: usize = 64;
 /// Bodies with more lines than this are texts of their own.
 const LINES_MAX: usize = 6;
 
+/// Values longer than this are texts of their own, and only the fields that no text begins a line with count.
+const LONE_BYTES_MAX: usize = 160;
+
 /// Header fields worth smuggling in; lower case, sorted.
 const FIELDS: &[&str] = &[
     "access-control-allow-credentials",
@@ -38,8 +41,12 @@ const FIELDS: &[&str] = &[
     "strict-transport-security",
     "transfer-encoding",
     "user-agent",
+    "www-authenticate",
+    "x-content-type-options",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-frame-options",
     "x-original-url",
     "x-rewrite-url",
     "x-xss-protection",
@@ -68,7 +75,8 @@ pub(crate) fn injected_line(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         let convicts = starts_message(text, after)
             || starts_field(text, after, in_body)
             || !in_body && 2 <= breaks && at(text, after) == b'<'
-            || in_body && starts_mail_field(text, after);
+            || in_body && ends_request_line(text, start) && starts_any_field(text, after)
+            || starts_mail_field(text, after);
         if convicts {
             return Some(start..text.len().min(after + 64));
         }
@@ -130,11 +138,36 @@ fn starts_field(text: &[u8], index: usize, in_body: bool) -> bool {
     if !in_body {
         return is_known || has(text, index, b"x-") && 4 < end - index;
     }
+    let is_lone = text.len() < LONE_BYTES_MAX && is_technical(name.bytes());
     is_known
-        && matches!(
-            name.bytes(),
-            b"set-cookie" | b"set-cookie2" | b"transfer-encoding" | b"content-length" | b"location" | b"content-type"
-        )
+        && (is_lone
+            || matches!(
+                name.bytes(),
+                b"set-cookie"
+                    | b"set-cookie2"
+                    | b"transfer-encoding"
+                    | b"content-length"
+                    | b"location"
+                    | b"content-type"
+            ))
+}
+
+/// Names that no letter or note begins a line with.
+fn is_technical(name: &[u8]) -> bool {
+    name.contains(&b'-') || matches!(name, b"refresh")
+}
+
+/// `GET /x HTTP/1.1` or its end, before the line break at `end`.
+fn ends_request_line(text: &[u8], end: usize) -> bool {
+    [&b"http/1.1"[..], b"http/1.0", b"http/2"]
+        .iter()
+        .any(|version| end.checked_sub(version.len()).is_some_and(|start| has(text, start, version)))
+}
+
+/// Any field's name and its colon.
+fn starts_any_field(text: &[u8], index: usize) -> bool {
+    let end = skip(text, index, 40, |byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    index < end && at(text, end) == b':'
 }
 
 /// A recipient's field with an address.
@@ -171,6 +204,7 @@ mod tests {
             ("line one\nline two", false),
             ("C:\\new\\results: 3", false),
             ("get\nwell soon", false),
+            ("a@example.com\nbcc: b@example.com", true),
         ] {
             assert_eq!(injected_line(&query(text)).is_some(), expected, "{text}");
         }
@@ -181,6 +215,8 @@ mod tests {
         assert!(injected_line(&body("Server: down\nHost: unknown\nCookie: eaten")).is_none());
         assert!(injected_line(&body("x\r\nSet-Cookie: a=b")).is_some());
         assert!(injected_line(&body("a@example.com\nBcc: b@example.com")).is_some());
+        assert!(injected_line(&body("x HTTP/1.1\r\nHost: a\r\n")).is_some());
+        assert!(injected_line(&body("x\r\nX-Frame-Options: a")).is_some());
         assert!(injected_line(&body("to be\nto: not to be")).is_none());
     }
 

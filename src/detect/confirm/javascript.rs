@@ -259,10 +259,14 @@ fn sink_at(code: &[u8], index: usize) -> Option<usize> {
         if name == b"function" && at(code, index) != b'F' {
             return None;
         }
-        return path(code, end, false).filter(|found| found.is_call).map(|found| found.end);
+        let found = path(code, end, false).filter(|found| found.is_call)?;
+        return (!is_remark(code, end)).then_some(found.end);
     }
     if ROOTS.contains(&name) {
         let found = path(code, end, true)?;
+        if is_everyday(name) && !found.is_devious && !reaches_browser(code, end) {
+            return None;
+        }
         return (0 < found.members || name == b"location" && !found.is_call).then_some(found.end);
     }
     if is_handler(name) {
@@ -272,6 +276,36 @@ fn sink_at(code: &[u8], index: usize) -> Option<usize> {
             .then_some(sign + 1);
     }
     None
+}
+
+/// A word and a remark in parentheses: `fetch (the dog game)`.
+fn is_remark(code: &[u8], from: usize) -> bool {
+    let open = skip(code, from, 4, is_blank);
+    let inside = part(code, open + 1, open + 64);
+    let word = skip(inside, 0, 64, |byte| byte.is_ascii_alphabetic());
+    let is_sentence = 0 < word && at(inside, word) == b' ' && at(inside, word + 1).is_ascii_alphanumeric();
+    from < open && at(code, open) == b'(' && is_sentence
+}
+
+/// Roots that other languages and texts name as well: `self.total()` is Python.
+fn is_everyday(root: &[u8]) -> bool {
+    [&b"self"[..], b"content", b"parent", b"top", b"frames", b"navigation"].contains(&root)
+}
+
+/// The member behind a root is one of a browser's.
+fn reaches_browser(code: &[u8], from: usize) -> bool {
+    let dot = skip(code, gap(code, from), 8, |byte| matches!(byte, b')' | b'?' | b'.') || is_blank(byte));
+    let end = skip(code, dot, 40, |byte| is_word(byte) || byte == b'$');
+    let member = Folded::<20>::of(part(code, dot, end));
+    let member = member.bytes();
+    let known: &[&[u8]] =
+        &[b"open", b"console", b"history", b"origin", b"close", b"execcommand", b"onerror", b"navigate", b"cookie"];
+    // A path that does not go on with a name is a call, an assignment or a computed member.
+    member.is_empty()
+        || CALLS.contains(&member)
+        || ROOTS.contains(&member)
+        || known.contains(&member)
+        || is_handler(member)
 }
 
 /// A member path that was read.

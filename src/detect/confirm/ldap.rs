@@ -17,6 +17,9 @@ pub(super) fn filter_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>>
     if let Some(end) = composed(bytes, first) {
         return Some(first..end);
     }
+    if is_syntax_only(part(bytes, first, bytes.len()).trim_ascii_end()) {
+        return Some(first..bytes.len());
+    }
     let mut depth = 0_usize;
     for (here, byte) in bytes.iter().enumerate() {
         match byte {
@@ -43,6 +46,15 @@ pub(super) fn filter_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>>
 fn composed(bytes: &[u8], here: usize) -> Option<usize> {
     let opens = at(bytes, here) == b'(' && matches!(at(bytes, here + 1), b'&' | b'|') && at(bytes, here + 2) == b'(';
     if opens { assertion(bytes, here + 2) } else { None }
+}
+
+/// Signs of a filter and nothing else: a star, and a composition or a parenthesis, as probes send them.
+fn is_syntax_only(value: &[u8]) -> bool {
+    let has = |sign: u8| value.contains(&sign);
+    (2..=16).contains(&value.len())
+        && value.iter().all(|byte| matches!(byte, b'*' | b'(' | b')' | b'|' | b'&' | b'!' | b'\'' | b'"'))
+        && has(b'*')
+        && (has(b'|') || has(b'&'))
 }
 
 /// What follows a parenthesis that the value did not open.
@@ -89,6 +101,13 @@ fn assertion(bytes: &[u8], open: usize) -> Option<usize> {
         return None;
     }
     next += length;
+    // An extensible match names its rule: `pin:2.5.13.18:=`, `cn:dn:=`.
+    if at(bytes, next) == b':' && at(bytes, next + 1) != b'=' {
+        let rule = skip(bytes, next + 1, ATTRIBUTE_MAX, |byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':')
+        });
+        return (at(bytes, rule) == b'=' && at(bytes, rule - 1) == b':').then_some(rule + 1);
+    }
     match (at(bytes, next), at(bytes, next + 1)) {
         (b'=', other) if other != b'=' && other != b'>' => Some(next + 1),
         (b'~' | b'>' | b'<' | b':', b'=') => Some(next + 2),

@@ -242,14 +242,16 @@ fn secret_in(plain: &[u8]) -> Option<usize> {
         let before = if at_index == 0 { b'/' } else { at(plain, at_index - 1) };
         let after = at(plain, at_index + secret.len());
         let starts = !is_word(before) || is_traversal(part(plain, 0, at_index));
-        let ends = secret.ends_with(b"/") || secret == b"etc/php" || !after.is_ascii_alphanumeric();
+        // `win.ini-explained` is another file; `passwd-` is the copy that tools leave.
+        let goes_on = after == b'-' && at(plain, at_index + secret.len() + 1).is_ascii_alphanumeric();
+        let ends = secret.ends_with(b"/") || secret == b"etc/php" || !(after.is_ascii_alphanumeric() || goes_on);
         (starts && ends).then_some(at_index)
     })
 }
 
 /// Only slashes, or words of a path from the root on.
 fn is_rooted(prefix: &[u8]) -> bool {
-    at(prefix, 0) == b'/' || at(prefix, 1) == b':' || has(prefix, 0, b"file:")
+    matches!(at(prefix, 0), b'/' | b'~') || at(prefix, 1) == b':' || has(prefix, 0, b"file:")
 }
 
 /// Dots, separators and their odd spellings; nothing a file would be called.

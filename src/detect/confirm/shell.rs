@@ -151,6 +151,13 @@ impl<'a> Value<'a> {
         let is_tight = self.is_tight(*start) && (*opener != Opener::Substitution || is_glued);
         match evidence {
             Evidence::Lethal => true,
+            // `;$(echo id)`: nobody quotes code right behind a separator.
+            Evidence::Prose | Evidence::Nothing if *opener == Opener::Substitution && self.is_run(*start) => true,
+            // `;echo word`, without blanks around the separator.
+            Evidence::Prose if *opener == Opener::Separator && is_tight && is_glued => {
+                matches!(command.name.bytes(), b"echo" | b"printf" | b"exec" | b"eval")
+                    && !is_blank(at(self.text, start + 1))
+            }
             Evidence::Prose => false,
             _ if self.is_prose => false,
             _ if command.is_disguised => true,
@@ -175,7 +182,9 @@ impl<'a> Value<'a> {
             // A table's cells and a list of alternatives look like pipes.
             Opener::Pipe => {
                 let is_cell = at(rest, 0) == b'|' && at(rest, 1) != b'|' && 2 < rest.len();
-                (stands_first && !is_cell)
+                let is_counted = 0 < *start
+                    && part(self.text, self.first, *start).iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+                ((stands_first || is_counted) && !is_cell)
                     || is_tight
                         && (command.is_by_path || command.rank == Rank::Tool || matches!(at(rest, 0), b';' | b'&'))
             }
@@ -184,9 +193,22 @@ impl<'a> Value<'a> {
                 let is_whole = rest.len() <= 6 && (stands_first || is_tight || *start < 8);
                 is_whole || is_tight && command.rank == Rank::Tool
             }
-            Opener::Separator => stands_first || is_tight || command.is_by_path,
-            Opener::Line => (stands_first || command.is_by_path) && self.text.len() < PROSE_BYTES_MIN,
+            Opener::Separator => {
+                let is_listed = is_blank(at(self.text, start + 1)) && is_column(command.name.bytes());
+                stands_first || is_tight && !is_listed || command.is_by_path
+            }
+            Opener::Line => {
+                // A list of names, one a line, holds words but no tools; an address and a tool is no list.
+                let is_hung_on = is_tight && command.rank == Rank::Tool && rest.len() <= 2;
+                (stands_first || command.is_by_path || is_hung_on) && self.text.len() < PROSE_BYTES_MIN
+            }
         }
+    }
+
+    /// A separator stands right before the substitution at `start`, behind something without blanks.
+    fn is_run(&self, start: usize) -> bool {
+        let before = start.checked_sub(1).map_or(0, |index| at(self.text, index));
+        matches!(before, b';' | b'|' | b'&') && self.is_tight(start)
     }
 
     /// No blank stands before the opener: an identifier or an address that the command was hung onto.
@@ -202,6 +224,11 @@ impl<'a> Value<'a> {
         }
         0 < index && matches!(at(self.text, index - 1), b'"' | b'\'' | b')')
     }
+}
+
+/// Names of commands that lists of fields hold too: `name; date; users`.
+fn is_column(name: &[u8]) -> bool {
+    [&b"date"[..], b"groups", b"history", b"hostname", b"ip", b"last", b"net", b"set", b"users", b"who"].contains(&name)
 }
 
 /// The next place from `from` on where a command could start: the opener's index, its kind, and where the command's text starts.
@@ -311,7 +338,9 @@ fn is_shaped(first: &[u8], is_last: bool) -> bool {
         b'$' => is_word(second) || matches!(second, b'{' | b'('),
         b'%' => first.len() > 2 && first.iter().skip(1).any(|byte| *byte == b'%'),
         b'\\' => second == b'\\' || is_word(second),
-        b'>' | b'<' => true,
+        // `</b` ends a tag.
+        b'<' => second != b'/' && !first.contains(&b'>'),
+        b'>' => true,
         byte if byte.is_ascii_alphabetic() && second == b':' => matches!(at(first, 2), b'\\' | b'/'),
         byte if byte.is_ascii_alphanumeric() => is_address(first) || is_last && is_file(first),
         _ => false,
@@ -350,9 +379,7 @@ fn suits(name: &[u8], first: &[u8]) -> bool {
         b"ping6" | b"nslookup" | b"dig" | b"host" | b"wget" | b"curl" | b"nc" | b"ncat" | b"netcat" | b"telnet" => {
             is_host(first)
         }
-        b"echo" | b"printf" | b"perl" | b"php" | b"eval" | b"grep" | b"find" => {
-            is_quoted || is_number && name == b"echo"
-        }
+        b"echo" | b"printf" | b"perl" | b"php" | b"eval" | b"grep" => is_quoted || is_number && name == b"echo",
         b"net" => is_one_of(&[
             b"user",
             b"users",
@@ -368,6 +395,13 @@ fn suits(name: &[u8], first: &[u8]) -> bool {
         ]),
         b"reg" => is_one_of(&[b"add", b"query", b"delete", b"save", b"export"]),
         b"netsh" | b"wmic" | b"sc" | b"schtasks" => !is_quoted && first.len() < 16,
+        // Modes are octal; a search begins at a directory; what follows is the applet.
+        b"chmod" => (3..=4).contains(&first.len()) && first.iter().all(|byte| matches!(byte, b'0'..=b'7')),
+        b"find" => is_quoted || matches!(first, b"/" | b"." | b"./"),
+        b"ps" => is_one_of(&[b"aux", b"ax", b"axu", b"auxw", b"auxww"]),
+        b"ssh" | b"scp" | b"rsync" => memchr::memchr(b'@', first).is_some_and(|sign| 0 < sign),
+        b"openssl" => is_one_of(&[b"s_client", b"enc", b"req", b"rsa", b"x509", b"passwd", b"base64"]),
+        b"busybox" => 2 <= first.len() && first.iter().all(u8::is_ascii_alphanumeric),
         b"cat" | b"less" | b"more" | b"tac" | b"nl" | b"type" => {
             first.contains(&b'*') || first.contains(&b'?') && first.len() < 16
         }

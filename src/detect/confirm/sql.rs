@@ -140,9 +140,16 @@ impl<'t> Scan<'t> {
 
     /// A single mark with a letter on both sides.
     fn is_apostrophe(&self, token: Token) -> bool {
-        token.kind == Kind::Quote(b'\'')
-            && token.start.checked_sub(1).is_some_and(|before| is_letter(self.lexer.byte(before)))
-            && is_letter(self.lexer.byte(token.end))
+        token.kind == Kind::Quote(b'\'') && self.is_decade(token.end)
+            || token.kind == Kind::Quote(b'\'')
+                && token.start.checked_sub(1).is_some_and(|before| is_letter(self.lexer.byte(before)))
+                && is_letter(self.lexer.byte(token.end))
+    }
+
+    /// `80s`, as behind the mark in `the '80s`.
+    fn is_decade(&self, at: usize) -> bool {
+        let [ten, one, s, next] = [0, 1, 2, 3].map(|offset| self.lexer.byte(at + offset));
+        ten.is_ascii_digit() && one == b'0' && s == b's' && !next.is_ascii_alphanumeric() && next != b'\''
     }
 
     fn left(&self) -> Left {
@@ -182,7 +189,7 @@ impl<'t> Scan<'t> {
         }
         let verdict = match token.kind {
             Kind::Word(Word::Case) => self.case(&mut ahead),
-            Kind::Word(Word::Connective) | Kind::Both | Kind::Concat => self.connective(&mut ahead),
+            Kind::Word(Word::Connective) | Kind::Both | Kind::Concat => self.connective(token, &mut ahead),
             Kind::Word(Word::Where | Word::Having) => self.condition(&mut ahead),
             Kind::Word(Word::Like | Word::In | Word::Between) => self.comparison(&mut ahead),
             Kind::Word(Word::Union) => self.union(&mut ahead),
@@ -219,8 +226,18 @@ impl<'t> Scan<'t> {
         (hidden && self.cut(found.next).is_some() || asks).then_some(found.end)
     }
 
+    /// A word in quotation marks of its own, amid other words: `the 'or' operator`.
+    fn is_quoted_word(&self, token: Token) -> bool {
+        let Some(Token { kind: Kind::Quote(mark), spaced, end, .. }) = self.last else { return false };
+        let is_closed = end == token.start && self.lexer.byte(token.end) == mark;
+        is_closed && spaced && 0 < self.names && matches!(self.lexer.byte(token.end + 1), b' ' | b',' | b'.' | b';')
+    }
+
     /// `or 1=1`, `and sleep(5)`, `|| (select ...)`.
-    fn connective(&self, ahead: &mut Lexer<'t>) -> Option<usize> {
+    fn connective(&self, token: Token, ahead: &mut Lexer<'t>) -> Option<usize> {
+        if self.is_quoted_word(token) {
+            return None;
+        }
         let left = self.left();
         let found = expression(ahead)?;
         let hostile = match found.right {

@@ -75,8 +75,9 @@ impl Reach {
                 .and_then(|text| text.parse().ok())
                 .map_or(Self::Outside, Self::of_v6);
         }
-        let name_end = memchr::memchr(b':', host).unwrap_or(host.len());
-        let folded = Folded::<128>::of(part(host, 0, name_end));
+        // Browsers and many libraries take a backslash for a slash.
+        let name_end = memchr::memchr2(b':', b'\\', host).unwrap_or(host.len());
+        let folded = dotted(part(host, 0, name_end));
         let mut name = folded.bytes();
         while let Some(short) = name.strip_suffix(b".") {
             name = short;
@@ -92,6 +93,7 @@ impl Reach {
             || ends(b"metadata.google.internal")
             || ends(b"metadata.azure.internal")
             || name == b"kubernetes.default"
+            || name == b"kubernetes.default.svc"
             || ends(b".svc.cluster.local")
         {
             return Self::Metadata;
@@ -152,6 +154,22 @@ impl Reach {
             Self::Outside
         }
     }
+}
+
+/// A host's name in lower case. Full stops of other scripts separate labels too.
+fn dotted(name: &[u8]) -> Folded<128> {
+    let stop = "\u{3002}".as_bytes();
+    let mut folded = Folded::new();
+    let mut index = 0;
+    while index < name.len().min(256) {
+        let is_stop = name.get(index..).is_some_and(|rest| rest.starts_with(stop));
+        let byte = if is_stop { b'.' } else { at(name, index) };
+        if !byte.is_ascii_control() {
+            folded.push(byte);
+        }
+        index += if is_stop { stop.len() } else { 1 };
+    }
+    folded
 }
 
 /// One to four numbers, each decimal, octal or hexadecimal, as old resolvers read them; `true` when it is four plain decimals.

@@ -180,7 +180,9 @@ impl<'t> Walker<'t, '_> {
         }
         let context = Context { source: self.holder.source, name: Cow::Borrowed(name), kind: self.holder.key };
         let value = Value { context, text: name, lens: self.lens(false) };
-        match name.starts_with('$') && OPERATORS.contains(&name) {
+        // `$type` names a class in half of the world's JSON.
+        let is_operator = OPERATORS.contains(&name) && (name != "$type" || sink.is_guard_core());
+        match name.starts_with('$') && is_operator {
             true => sink.operator(&value),
             false => sink.value(value),
         }

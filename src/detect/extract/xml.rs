@@ -45,6 +45,9 @@ pub(super) fn walk(text: &str, sink: &mut Sink<'_>) -> ControlFlow<(), bool> {
                 reader.flush(element, sink)?;
                 element = name;
                 open += usize::from(!is_empty);
+                if acts(name) {
+                    whole(element, &format!("<{name} {attributes}>"), sink)?;
+                }
                 reader.attributes(attributes, sink)?;
             }
         }
@@ -148,6 +151,11 @@ impl<'t> Reader<'t> {
             }
         }
     }
+}
+
+/// True for elements that processors obey: inclusions, and instructions of a stylesheet.
+fn acts(name: &str) -> bool {
+    name.split_once(':').is_some_and(|(prefix, local)| local == "include" || prefix.eq_ignore_ascii_case("xsl"))
 }
 
 /// True when a `<` here opens markup rather than standing for itself.

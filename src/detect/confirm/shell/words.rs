@@ -53,7 +53,9 @@ pub(crate) fn command(text: &[u8], from: usize) -> Option<Command> {
             return None;
         }
         let bytes = word.text.bytes();
-        if is_assignment(bytes) || is_prefix(bytes) {
+        // `env` alone is a command of its own.
+        let is_last = matches!(at(text, skip(text, word.end, 8, is_blank)), 0 | b';' | b'|' | b'&' | b'#');
+        if is_assignment(bytes) || is_prefix(bytes) && !is_last {
             index = word.end;
             continue;
         }
@@ -173,7 +175,6 @@ fn is_prefix(word: &[u8]) -> bool {
         b"exec",
         b"command",
         b"builtin",
-        b"busybox",
         b"xargs",
         b"nice",
         b"then",
@@ -185,7 +186,6 @@ fn is_prefix(word: &[u8]) -> bool {
         b"doas",
         b"setsid",
         b"/usr/bin/env",
-        b"/bin/busybox",
     ]
     .contains(&word)
         && !word.is_empty()
@@ -262,6 +262,8 @@ fn word(text: &[u8], from: usize) -> Option<Word> {
                     break;
                 }
             }
+            // A plus sign is a blank in a form that was not decoded.
+            b'+' if quote == 0 && matches!(at(text, index + 1), b'/' | b'-') => break,
             b'?' | b'*' => {
                 word.has_wildcard = true;
                 word.text.push(byte);

@@ -200,6 +200,9 @@ impl<'t> Scan<'t> {
     pub(super) fn select(&self, ahead: &mut Lexer<'t>) -> Option<usize> {
         let left = self.left();
         let opened = self.last_kind() == Some(Kind::Open);
+        if self.is_quotation(ahead) {
+            return None;
+        }
         let list = projection(ahead)?;
         let hostile = if self.is_broken() && (opened || left.dangles()) {
             list.technical || list.shaped || list.table
@@ -215,6 +218,15 @@ impl<'t> Scan<'t> {
                     || (list.table && (list.technical || (list.shaped && list.commented))))
         };
         hostile.then_some(list.end)
+    }
+
+    /// The word stands right behind a mark that opens a quotation: `the "SELECT x FROM y" statement`, `"title":"select"`.
+    fn is_quotation(&self, ahead: &Lexer<'t>) -> bool {
+        let Some(Token { kind: Kind::Quote(mark), spaced, end, .. }) = self.last else { return false };
+        let next = ahead.peek();
+        let is_glued = end + b"select".len() == ahead.at;
+        let is_word = next.kind == Kind::Quote(mark) && !next.spaced;
+        is_glued && (is_word || spaced && 2 <= self.names)
     }
 
     /// `order by 3--`, `group by x having`.
@@ -335,7 +347,8 @@ impl<'t> Scan<'t> {
         let fits = match self.left() {
             Left::Start => {
                 let whole = !spaced && found.is_terminated() && found.next.kind != Kind::Semicolon;
-                !everyday || whole || found.is_commented() || found.right.is_some()
+                let compared = found.right.is_some_and(|right| !spaced || right.is_constant());
+                !everyday || whole || found.is_commented() || compared
             }
             Left::Broken | Left::Number => true,
             Left::Closed | Left::Comment | Left::Apostrophe => !everyday,
@@ -394,8 +407,9 @@ impl<'t> Scan<'t> {
 
 /// `drop table x`, `create user x identified by`: an object, its name, and then an end.
 fn define(next: Token, after: Token, ahead: &mut Lexer<'_>, loose: bool, left: Left) -> bool {
-    let to = ahead.slice(after.start, after.end).eq_ignore_ascii_case(b"to");
-    if loose && next.is(Word::Name) && to {
+    let direction = ahead.slice(after.start, after.end);
+    let grants = direction.eq_ignore_ascii_case(b"to") || direction.eq_ignore_ascii_case(b"on");
+    if loose && matches!(next.kind, Kind::Word(Word::Name | Word::All)) && grants {
         return true;
     }
     if !matches!(next.kind, Kind::Word(Word::Object))
