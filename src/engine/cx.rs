@@ -33,6 +33,8 @@ pub(crate) struct Cx<'c, 'p, 'r> {
     pub(crate) flags: Option<IdentityFlags>,
     pub(crate) principal: Option<Cow<'p, str>>,
     pub(crate) foreseen: Foreseen<'r>,
+    /// What an allowed response tells about limits.
+    pub(crate) limit_headers: SmallVec<[HeaderEdit<'p>; 1]>,
     pub(crate) answer: Option<Result<Answer, StateError>>,
     pub(crate) facts: SmallVec<[Fact; 1]>,
     pub(crate) blocks: SmallVec<[OnBlock; 1]>,
@@ -91,6 +93,7 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
             flags: None,
             principal: None,
             foreseen: Foreseen::default(),
+            limit_headers: SmallVec::new(),
             answer: None,
             facts: SmallVec::new(),
             blocks: SmallVec::new(),

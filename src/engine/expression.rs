@@ -149,6 +149,27 @@ impl Program {
         }
     }
 
+    /// Evaluates a condition over the request.
+    pub(crate) fn is_met(&self, cx: &mut Cx<'_, '_, '_>) -> Result<bool, CheckError> {
+        match self.run(cx, None)? {
+            Value::Bool(holds) => Ok(holds),
+            Value::Null => Ok(false),
+            _ => Err(self.error("a condition yields a boolean")),
+        }
+    }
+
+    /// Evaluates to a text that requests may have in common; null and the empty text are none.
+    pub(crate) fn common(&self, cx: &mut Cx<'_, '_, '_>) -> Result<Option<String>, CheckError> {
+        Ok(match self.run(cx, None)? {
+            Value::Null => None,
+            Value::String(text) => (!text.is_empty()).then(|| text.to_string()),
+            Value::Int(number) => Some(number.to_string()),
+            Value::UInt(number) => Some(number.to_string()),
+            Value::Bool(flag) => Some(flag.to_string()),
+            _ => return Err(self.error("a key yields a text, a number, a boolean or null")),
+        })
+    }
+
     /// Runs a verifier; `Some` is the principal, `None` a rejection.
     pub(crate) fn accepts(
         &self,

@@ -170,7 +170,8 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
     fn question(&self) -> Question<'r> {
         let ban = (!self.bypasses(Bypasses::IP_BAN)).then_some(self.client);
         let limits = self.foreseen.tiers.iter().map(|tier| tier.limit).collect();
-        Question { ban, limits, passive: self.policy.passive, ..Question::default() }
+        let rules = self.foreseen.rules.iter().flatten().map(|(_, rule)| *rule).collect();
+        Question { ban, limits, passive: self.policy.passive, rules }
     }
 
     /// Ends the decision with what a check objects.
@@ -306,7 +307,7 @@ impl<S: State, M: Meter, T: Trace> Pipeline<'_, S, M, T> {
     async fn ask(&mut self, cx: &mut Cx<'_, '_, '_>) -> Result<Option<Ban>, CheckError> {
         cx.foresee();
         let question = cx.question();
-        if question.ban.is_none() && question.limits.is_empty() {
+        if question.ban.is_none() && question.limits.is_empty() && question.rules.is_empty() {
             return Ok(None);
         }
         let answer = self.state.ask(&question, cx.now).await;

@@ -80,7 +80,7 @@ impl Policy {
             detector,
             passive: security.passive_mode,
             failure: FailureRule::new(security),
-            sanctions: Sanctions::compile(security, &proxies),
+            sanctions: Sanctions::compile(security, &config.bans, &proxies),
             proxies,
             excluded,
             exclude_paths: security.exclude_paths.clone(),

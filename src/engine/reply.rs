@@ -64,7 +64,7 @@ impl Replies {
     /// The headers of an allowed response.
     pub(crate) fn allowed<'p>(&'p self, cx: &Cx<'_, 'p, '_>, dressed: bool) -> ResponseHeaders<'p> {
         let constant = if dressed { &self.constant } else { &self.modified };
-        let mut extra = SmallVec::new();
+        let mut extra = cx.limit_headers.clone();
         if let Some(cors) = &cx.policy.cors {
             cors.on_response(cx.request, &mut extra);
         }

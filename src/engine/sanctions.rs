@@ -1,6 +1,12 @@
 //! From suspicion to ban: counts by category, thresholds, and whom never to ban.
 
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::config::rate_limits::BansConfig;
 use crate::config::security::SecurityConfig;
+use crate::engine::checks::rate_limit::rules::network;
 use crate::engine::cx::{Cx, int};
 use crate::model::addr::{Client, IpEntry};
 use crate::model::category::{Category, CategorySet};
@@ -21,6 +27,8 @@ pub(crate) struct Sanctions {
     duration: Option<Window>,
     /// Peers that speak for others: banning one would ban everybody behind it.
     trusted: IpSet,
+    /// Lengths of the prefixes that are banned.
+    prefixes: BansConfig,
 }
 
 /// A ban that a count calls for.
@@ -52,7 +60,7 @@ pub(crate) struct Offence<'a> {
 }
 
 impl Sanctions {
-    pub(crate) fn compile(security: &SecurityConfig, proxies: &Proxies) -> Self {
+    pub(crate) fn compile(security: &SecurityConfig, bans: &BansConfig, proxies: &Proxies) -> Self {
         Self {
             enabled: security.enable_ip_banning,
             by_category: security
@@ -63,6 +71,7 @@ impl Sanctions {
             threshold: security.auto_ban_threshold.into(),
             duration: Window::new(security.auto_ban_duration),
             trusted: proxies.trusted.clone(),
+            prefixes: bans.clone(),
         }
     }
 
@@ -82,10 +91,25 @@ impl Sanctions {
         })
     }
 
-    /// What may be banned of a client: never a loopback address, a trusted proxy, or something without an address.
+    /// What may be banned of a client: its address or the network around it. Never a loopback address, a trusted proxy,
+    /// a network that holds one, or something without an address.
     pub(crate) fn target(&self, client: Client<'_>) -> Option<IpEntry> {
         let addr = client.address()?;
-        (!addr.is_loopback() && !self.trusted.contains(addr)).then_some(IpEntry::Addr(addr))
+        let ip = addr.ip();
+        let (prefix, all) =
+            if ip.is_ipv4() { (self.prefixes.ipv4_prefix, 32) } else { (self.prefixes.ipv6_prefix, 128) };
+        let net = IpNet::new(ip, prefix).ok()?.trunc();
+        let target = if prefix == all { IpEntry::Addr(addr) } else { IpEntry::Net(net) };
+        let loops = addr.is_loopback() || net.contains(&IpAddr::V6(Ipv6Addr::LOCALHOST));
+        (!loops && !self.trusted.overlaps(target)).then_some(target)
+    }
+
+    /// Whose offences are added up: those of the client, or of the network that would be banned.
+    pub(crate) fn suspect<'r>(&self, client: Client<'r>) -> Client<'r> {
+        match client {
+            Client::Address(_) => network(client, self.prefixes.ipv4_prefix, self.prefixes.ipv6_prefix),
+            Client::Zoned { .. } | Client::Text(_) | Client::Unknown => client,
+        }
     }
 
     /// Counts an offence and bans the client when a threshold is crossed. The ban itself makes state forget the counts.
@@ -97,7 +121,8 @@ impl Sanctions {
     ) -> Result<Outcome, StateError> {
         let set: CategorySet = offence.categories.iter().copied().collect();
         let (client, now) = (cx.client, cx.now);
-        let suspicion = state.suspect(client, set, now).await?;
+        let suspect = self.suspect(client);
+        let suspicion = state.suspect(suspect, set, now).await?;
         let total = suspicion.total;
         let sentence = self.judge(offence.categories, &suspicion).zip(self.target(client));
         let Some((sentence, target)) = sentence else { return Ok(Outcome { total, banned: None }) };
@@ -106,6 +131,10 @@ impl Sanctions {
             None => offence.base.to_owned(),
         };
         state.ban(target, sentence.duration, &reason, now).await?;
+        if matches!(target, IpEntry::Net(_)) {
+            // The ban of an address forgets its counts by itself.
+            state.absolve(suspect).await?;
+        }
         cx.record(Fact {
             event: EventType::IpBanned,
             action: "banned".into(),

@@ -80,12 +80,12 @@ fn outcome(decision: &Decision<'_>) -> (Outcome, Option<Origin>) {
     match &decision.verdict {
         Verdict::Deny(denial) => (Outcome::Deny, Some(denial.origin)),
         Verdict::Fail(denial) => (Outcome::Fail, Some(denial.origin)),
-        Verdict::Allow if decision.passive => {
+        // In passive mode, or by a limit that only looks on.
+        Verdict::Allow => {
             let reported = decision.facts.iter().find(|fact| fact.action == "logged_only");
             let outcome = reported.map_or(Outcome::Allow, |_| Outcome::Report);
             (outcome, reported.map(|fact| Origin::Check(fact.check)))
         }
-        Verdict::Allow => (Outcome::Allow, None),
     }
 }
 

@@ -115,12 +115,25 @@ const fn bit(check: Check) -> u32 {
 
 /// Verdicts of the checks between the ban lookup and the rate limits. They need no state, so they are found before
 /// state is asked: then one question can hold the ban and the limits, and the limits only if nothing local refuses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Foreseen<'r> {
     pub(crate) ip: ip_security::Local,
     pub(crate) cloud: Option<cloud_provider::Hit>,
     pub(crate) user_agent: Option<user_agent::Hit>,
     pub(crate) tiers: SmallVec<[rate_limit::Tier<'r>; 4]>,
+    pub(crate) rules: Result<rate_limit::rules::Applied, CheckError>,
+}
+
+impl Default for Foreseen<'_> {
+    fn default() -> Self {
+        Self {
+            ip: ip_security::Local::default(),
+            cloud: None,
+            user_agent: None,
+            tiers: SmallVec::new(),
+            rules: Ok(SmallVec::new()),
+        }
+    }
 }
 
 impl Cx<'_, '_, '_> {
@@ -148,6 +161,7 @@ impl Cx<'_, '_, '_> {
         }
         if self.skips(Check::RateLimit).is_none() {
             self.foreseen.tiers = rate_limit::look(self);
+            self.foreseen.rules = rate_limit::look_at_rules(self);
         }
     }
 }

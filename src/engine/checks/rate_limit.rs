@@ -1,22 +1,27 @@
 //! Check 15: sliding windows. Endpoint, route and country limits share one history per client and path, and one request
-//! is one hit in it; the global limit has a history of its own.
+//! is one hit in it; the global limit has a history of its own. Rules of the service's own stand behind them.
 
 use hashbrown::HashMap;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
 use crate::engine::checks::Seen;
+use crate::engine::checks::rate_limit::rules::{Applied, Rule, Rules};
+use crate::engine::checks::rate_limit::tell::{Level, Tells};
 use crate::engine::cx::{Cx, Objection, int, text, violation};
 use crate::engine::failure::CheckError;
 use crate::engine::policy::{Compiling, PerRoute, Routed};
 use crate::engine::sanctions::Offence;
 use crate::model::category::Category;
 use crate::model::check::Check;
-use crate::model::decision::Fact;
+use crate::model::decision::{Fact, OnBlock};
 use crate::model::event::EventType;
 use crate::model::place::CountryCode;
 use crate::model::time::Window;
-use crate::state::{Bucket, Digest, Limit, State};
+use crate::state::{Answer, Bucket, Digest, Limit, Standing, State};
+
+pub(crate) mod rules;
+mod tell;
 
 const CHECK: Check = Check::RateLimit;
 /// Window of a route limit that states none.
@@ -24,10 +29,18 @@ const ROUTE_WINDOW: u32 = 60;
 
 #[derive(Debug)]
 pub(crate) struct Settings {
+    /// guard-core's limits, unless they are off.
+    tiers: Option<Tiers>,
+    pub(crate) rules: Rules,
+    tells: Tells,
+    bans: bool,
+}
+
+#[derive(Debug)]
+struct Tiers {
     global: Allowance,
     endpoints: HashMap<Box<str>, Endpoint, foldhash::fast::RandomState>,
     by_route: PerRoute<RouteLimits>,
-    bans: bool,
 }
 
 /// Requests that pass per window.
@@ -59,6 +72,18 @@ enum Kind {
     Global,
 }
 
+impl Kind {
+    /// How header fields call it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Route => "route",
+            Self::Geo => "geo",
+            Self::Global => "global",
+        }
+    }
+}
+
 /// One limit that applies to the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tier<'r> {
@@ -68,6 +93,16 @@ pub(crate) struct Tier<'r> {
 
 impl Settings {
     pub(crate) fn compile(compiling: &mut Compiling<'_>) -> Option<Self> {
+        let config = compiling.config;
+        let (tiers, rules) = (Tiers::compile(compiling), Rules::compile(compiling));
+        let tells = Tells::new(&config.rate_limits);
+        let is_needed = tiers.is_some() || !rules.is_empty();
+        is_needed.then_some(Self { tiers, rules, tells, bans: config.security.enable_rate_limit_auto_ban })
+    }
+}
+
+impl Tiers {
+    fn compile(compiling: &mut Compiling<'_>) -> Option<Self> {
         let config = compiling.config;
         let security = &config.security;
         if !security.enable_rate_limiting {
@@ -86,7 +121,7 @@ impl Settings {
             Some(routed) => route_limits(compiling, routed),
             None => RouteLimits::default(),
         });
-        Some(Self { global, endpoints, by_route, bans: security.enable_rate_limit_auto_ban })
+        Some(Self { global, endpoints, by_route })
     }
 }
 
@@ -125,7 +160,9 @@ fn digest(path: &str) -> Digest {
 /// The limits that apply to the request, in the order they are tested.
 pub(crate) fn look<'r>(cx: &mut Cx<'_, '_, 'r>) -> SmallVec<[Tier<'r>; 4]> {
     let mut tiers = SmallVec::new();
-    let Some(settings) = &cx.policy.checks.rate_limit else { return tiers };
+    let Some(settings) = cx.policy.checks.rate_limit.as_ref().and_then(|settings| settings.tiers.as_ref()) else {
+        return tiers;
+    };
     let client = cx.client;
     let mut tier = |kind, path, allowance: Allowance| {
         let limit = Limit { bucket: Bucket { client, path }, limit: allowance.requests, window: allowance.window };
@@ -154,33 +191,119 @@ pub(crate) fn look<'r>(cx: &mut Cx<'_, '_, 'r>) -> SmallVec<[Tier<'r>; 4]> {
     tiers
 }
 
+/// The rules that apply to the request.
+pub(crate) fn look_at_rules(cx: &mut Cx<'_, '_, '_>) -> Result<Applied, CheckError> {
+    let policy = cx.policy;
+    policy.checks.rate_limit.as_ref().map_or_else(|| Ok(Applied::new()), |settings| settings.rules.look(cx))
+}
+
 pub(crate) async fn evaluate<'p, S: State>(settings: &Settings, cx: &mut Cx<'_, 'p, '_>, state: &S) -> Seen<'p> {
-    let counts = match &cx.answer {
-        Some(Ok(answer)) => answer.counts.clone(),
+    let answer = match &mut cx.answer {
+        Some(Ok(answer)) => Answer { ban: None, counts: answer.counts.clone(), rules: answer.rules.clone() },
         Some(Err(error)) => return Err(CheckError::State(error.clone())),
-        None => SmallVec::new(),
+        None => Answer::default(),
     };
     let tiers = std::mem::take(&mut cx.foreseen.tiers);
-    let mut first = None;
-    for (tier, count) in tiers.iter().zip(counts) {
+    let applied = std::mem::replace(&mut cx.foreseen.rules, Ok(Applied::new()))?;
+    let passive = cx.policy.passive;
+    let mut wait: Option<u64> = None;
+    for (tier, count) in tiers.iter().zip(answer.counts.iter().copied()) {
         if count <= u64::from(tier.limit.limit) {
             continue;
         }
         report(settings, cx, tier, count);
-        first = first.or_else(|| Some(tier.limit.window.seconds()));
-        if !cx.policy.passive {
+        wait = wait.or_else(|| Some(tier.limit.window.seconds().into()));
+        if !passive {
             break;
         }
     }
-    let Some(window) = first else { return Ok(None) };
-    if settings.bans && !cx.policy.passive {
+    let mut levels = levels(&tiers, &answer);
+    for ((number, _), standing) in applied.iter().zip(&answer.rules) {
+        let Some(rule) = settings.rules.get(*number) else { continue };
+        if standing.exceeded {
+            report_rule(cx, rule, standing);
+        }
+        if !rule.shadow {
+            let level = level(rule, standing);
+            // Who must wait for several limits waits for the one that takes longest.
+            wait = wait.max(standing.exceeded.then_some(level.reset));
+            levels.push(level);
+        }
+    }
+    let Some(wait) = wait else {
+        if settings.tells.on_allowed {
+            cx.limit_headers = settings.tells.headers(&levels);
+        }
+        return Ok(None);
+    };
+    if settings.bans && !passive {
         count_refusal(cx, state).await;
     }
-    Ok(Some(Objection::new(429, "Too many requests").with_header("retry-after", window.to_string())))
+    let mut objection = Objection::new(429, "Too many requests").with_header("retry-after", wait.to_string());
+    objection.headers.extend(settings.tells.headers(&levels));
+    Ok(Some(objection))
+}
+
+/// How guard-core's limits stand. Their histories hold refused requests too, so the whole window is what to wait for.
+fn levels<'a>(tiers: &[Tier<'_>], answer: &Answer) -> SmallVec<[Level<'a>; 4]> {
+    let counted = tiers.iter().zip(answer.counts.iter());
+    let level = |(tier, count): (&Tier<'_>, &u64)| Level {
+        name: tier.kind.name(),
+        requests: tier.limit.limit,
+        window: tier.limit.window.seconds(),
+        remaining: u64::from(tier.limit.limit).saturating_sub(*count),
+        reset: tier.limit.window.seconds().into(),
+    };
+    counted.map(level).collect()
+}
+
+fn level<'a>(rule: &'a Rule, standing: &Standing) -> Level<'a> {
+    let remaining = u64::from(rule.requests).saturating_sub(standing.count);
+    Level {
+        name: &rule.name,
+        requests: rule.requests,
+        window: rule.window.seconds(),
+        // One that others count together with may refuse although there was room.
+        remaining: if standing.exceeded { 0 } else { remaining },
+        reset: (standing.reset.ceil() as u64).max(1),
+    }
+}
+
+fn report_rule(cx: &mut Cx<'_, '_, '_>, rule: &Rule, standing: &Standing) {
+    let (name, window, count) = (&rule.name, rule.window.seconds(), standing.count);
+    let is_reported_only = rule.shadow || cx.policy.passive;
+    let word = if rule.shadow { "would have been exceeded" } else { "exceeded" };
+    let reason = format!("Rate limit `{name}` {word}: {count} requests in {window}s window");
+    cx.record(Fact {
+        event: EventType::RateLimited,
+        action: if is_reported_only { "logged_only" } else { "request_blocked" }.into(),
+        check: CHECK,
+        reason: reason.clone(),
+        metadata: vec![
+            ("request_count", int(count)),
+            ("rate_limit", int(rule.requests)),
+            ("window", int(window)),
+            ("limit", text(name.as_str())),
+            ("shadow", crate::model::decision::FactValue::Bool(rule.shadow)),
+        ],
+        handler: "rate_limit",
+    });
+    let client = cx.client;
+    if rule.shadow && !cx.policy.passive {
+        cx.blocks.push(OnBlock {
+            check_name: CHECK.name(),
+            reason: format!("Would have limited {client}: {reason}"),
+            trigger_info: String::new(),
+            passive_mode: true,
+            status_code: None,
+        });
+    } else {
+        cx.suspect(CHECK, format!("{reason} by {client}"), String::new());
+    }
 }
 
 fn report(settings: &Settings, cx: &mut Cx<'_, '_, '_>, tier: &Tier<'_>, count: u64) {
-    let global = settings.global;
+    let Some(global) = settings.tiers.as_ref().map(|tiers| tiers.global) else { return };
     cx.record(Fact {
         event: EventType::RateLimited,
         // The handler's event says so in passive mode too, and names the global limit whichever tier refused.

@@ -153,7 +153,7 @@ fn partial<'p>(cx: &mut Cx<'_, 'p, '_>) -> Objection<'p> {
 async fn observe<S: State>(cx: &mut Cx<'_, '_, '_>, state: &S, categories: &[Category], trigger: String) {
     let (client, now) = (cx.client, cx.now);
     // A count that is lost changes no answer.
-    let counted = state.suspect(client, categories.iter().copied().collect(), now).await;
+    let counted = state.suspect(cx.policy.sanctions.suspect(client), categories.iter().copied().collect(), now).await;
     let total = counted.map_or(1, |suspicion| suspicion.total);
     let metadata = vec![
         ("request_count", int(total)),

@@ -48,3 +48,46 @@ fn some_are_never_banned() {
         assert_eq!(policy.sanctions.target(client).is_some(), expected, "{text}");
     }
 }
+
+#[test]
+fn a_prefix_bans_the_network_unless_that_would_hit_somebody_else() {
+    let policy = policy(lit!({
+        "security": {"trusted_proxies": ["203.0.113.200", "2001:db8:9::/48"]},
+        "bans": {"ipv4_prefix": 24, "ipv6_prefix": 64}
+    }));
+    for (text, expected) in [
+        ("198.51.100.7", Some("198.51.100.0/24")),
+        ("2001:db8:1:2:3:4:5:6", Some("2001:db8:1:2::/64")),
+        ("203.0.113.7", None),
+        ("2001:db8:9:1::7", None),
+        ("::7", None),
+        ("127.0.0.1", None),
+        ("fe80::1%eth0", None),
+    ] {
+        let client = crate::request::client::peer(text.into());
+        let target = policy.sanctions.target(client).map(|target| target.to_string());
+        assert_eq!(target.as_deref(), expected, "{text}");
+    }
+    for (text, expected) in
+        [("198.51.100.7", "198.51.100.0"), ("2001:db8:1:2:3::6", "2001:db8:1:2::"), ("testclient", "testclient")]
+    {
+        let client = crate::request::client::peer(text.into());
+        assert_eq!(policy.sanctions.suspect(client).to_string(), expected);
+    }
+}
+
+#[test]
+fn offences_of_a_network_add_up_and_ban_it() {
+    use crate::engine::testing::{Ask, NOON, at, short};
+    let policy = policy(lit!({
+        "security": {"auto_ban_threshold": 2, "enable_rate_limiting": false},
+        "bans": {"ipv4_prefix": 24}
+    }));
+    let state = crate::state::memory::Memory::new(100);
+    let attack = "/?q=1%27%20UNION%20SELECT%20password%20FROM%20users--";
+    let ask = |peer, target| short(&at(&policy, &state, Ask { peer, target, ..Ask::default() }, NOON)).0;
+    assert_eq!(ask("198.51.100.1", attack), 400);
+    assert_eq!(ask("198.51.100.2", attack), 403, "the second of the network");
+    assert_eq!(ask("198.51.100.3", "/"), 403);
+    assert_eq!(ask("198.51.101.3", "/"), 0);
+}

@@ -204,7 +204,7 @@ mod tests {
     fn an_answer_that_comes_late_grants_nothing_twice() {
         let (allowances, now) = (Allowances::new(10), Timestamp(100.0));
         allowances.learn(&rule(100), &standing(100), 0, now);
-        allowances.learn(&rule(100), &standing(90), 0, Timestamp(101.5));
+        allowances.learn(&rule(100), &Standing { reset: 58.5, ..standing(90) }, 0, Timestamp(101.5));
         assert!(allowances.answer(&rule(100), Timestamp(101.5)).is_none());
         allowances.learn(&rule(100), &standing(90), 0, Timestamp(160.0));
         assert!(allowances.answer(&rule(100), Timestamp(160.0)).is_some());
