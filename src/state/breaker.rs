@@ -68,6 +68,14 @@ impl Breaker {
         *self.lock() = Phase::Closed(0);
     }
 
+    /// A call was answered, which does not show that the calls that failed would be: nothing changes, but others may probe.
+    pub(super) fn inconclusive(&self, now: Instant) {
+        let mut phase = self.lock();
+        if let Phase::Probing { wait, .. } = *phase {
+            *phase = Phase::Open { until: now + jittered(wait), wait };
+        }
+    }
+
     /// A call was not answered.
     pub(super) fn failed(&self, now: Instant) {
         let mut phase = self.lock();
@@ -128,6 +136,20 @@ mod tests {
             assert!(!breaker.admits(now));
         }
         assert!(breaker.admits(now + WAIT_MAX.mul_f64(1.25)));
+    }
+
+    #[test]
+    fn an_answer_that_shows_nothing_neither_closes_it_nor_keeps_others_from_probing() {
+        let (breaker, start) = (Breaker::default(), Instant::now());
+        (0..FAILURES_MAX).for_each(|_| breaker.failed(start));
+        let probe = start + WAIT_MIN * 2;
+        assert!(breaker.admits(probe));
+        breaker.inconclusive(probe);
+        assert!(!breaker.is_closed() && !breaker.admits(probe));
+        assert!(breaker.admits(probe + WAIT_MIN * 2));
+        breaker.succeeded();
+        breaker.inconclusive(probe);
+        assert!(breaker.is_closed());
     }
 
     #[test]

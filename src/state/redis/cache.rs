@@ -88,6 +88,18 @@ impl BanCache {
         *self.shard(addr).get_or_default(addr, &self.quota) = Known { seen: now.0, ban: None, era };
     }
 
+    /// Bans in force that were known or confirmed after `since`, with their ends.
+    pub(super) fn bans_since(&self, since: f64, now: Timestamp) -> Vec<(ClientAddr, f64)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = shard.iter().filter(|(_, known)| since < known.seen);
+            let bans = known.filter_map(|(addr, known)| Some((*addr, known.ban.as_ref()?.until)));
+            found.extend(bans.filter(|(_, until)| now.0 <= *until));
+        }
+        found
+    }
+
     /// Forgets what is known about an address.
     pub(super) fn forget(&self, addr: ClientAddr) {
         self.shard(addr).remove(&addr, &self.quota);

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use deadpool_redis::redis::{
     ProtocolVersion, PushInfo, RedisError, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 use deadpool_redis::{PoolError, Runtime};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio_stream::StreamExt;
 
 use crate::state::StateError;
@@ -338,6 +338,9 @@ pub(super) struct Links {
     pool: Pool<Dial>,
     slots: Box<[Slot]>,
     open_timeout: Duration,
+    /// Counts the connections ever opened.
+    opened: AtomicU64,
+    opening: Notify,
 }
 
 /// When no time is configured, opening a connection is given up after this long and tried again.
@@ -357,12 +360,22 @@ impl Links {
             .map_err(|_| StateError::Refused("redis: unusable pool settings".to_owned()))?;
         let slot = || Slot { live: watch::Sender::new(Live::Closed), opening: AtomicBool::new(false) };
         let slots = (0..slots).map(|_| slot()).collect();
-        Ok(Arc::new(Self { pool, slots, open_timeout }))
+        Ok(Arc::new(Self { pool, slots, open_timeout, opened: AtomicU64::new(0), opening: Notify::new() }))
     }
 
     /// True when keys may lie on different servers.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.pool.manager().target, Target::Cluster { .. })
+    }
+
+    /// How many connections were opened so far. One counts before anything is sent on it.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// Waits until a connection is opened; returns at once when one was since the last call.
+    pub(super) async fn wait_for_opening(&self) {
+        self.opening.notified().await;
     }
 
     /// The connection of this thread, opened when there is none. Being dropped while it waits loses nothing.
@@ -426,6 +439,8 @@ impl Links {
 
     async fn open(&self) -> Result<Open, String> {
         let held = self.pool.get().await.map_err(|error| describe_pool(&error))?;
+        self.opened.fetch_add(1, Ordering::AcqRel);
+        self.opening.notify_one();
         Ok(Open { wire: held.clone(), held: Some(held) })
     }
 }

@@ -10,6 +10,7 @@ mod link;
 mod migrate;
 mod patterns;
 mod push;
+mod restore;
 mod script;
 pub mod settings;
 pub mod store;
@@ -21,12 +22,12 @@ use std::time::Duration;
 
 use deadpool_redis::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd};
 use smallvec::SmallVec;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::model::addr::{Client, ClientAddr, IpEntry};
 use crate::model::category::{Category, CategorySet};
 use crate::model::time::{Timestamp, Window};
-use crate::state::breaker::Breaker;
+use crate::state::breaker::{Breaker, jittered};
 use crate::state::keys::{Keys, moment, read_moment};
 use crate::state::networks::{Networks, Term};
 use crate::state::redis::allowances::Allowances;
@@ -34,6 +35,7 @@ use crate::state::redis::ask::{Inquiry, Test, Told, join_all};
 use crate::state::redis::cache::BanCache;
 use crate::state::redis::link::{Links, describe};
 use crate::state::redis::push::Change;
+use crate::state::redis::restore::Provenance;
 use crate::state::redis::script::Script;
 use crate::state::redis::settings::Settings;
 use crate::state::{
@@ -46,6 +48,8 @@ pub struct Redis {
     links: Arc<Links>,
     keys: Keys,
     breaker: Breaker,
+    /// True after Redis refused to write: full, a replica, or without enough of them. That it still reads shows nothing.
+    refuses_writes: AtomicBool,
     cache: BanCache,
     allowances: Allowances,
     networks: Networks,
@@ -55,6 +59,7 @@ pub struct Redis {
     listening: AtomicBool,
     /// True once bans under old spellings were moved.
     migrated: AtomicBool,
+    provenance: Provenance,
     /// Custom patterns changed, here or elsewhere; counts up.
     patterns_changed: tokio::sync::watch::Sender<u64>,
     /// The custom patterns as they were read last.
@@ -107,11 +112,13 @@ impl Redis {
             keys: Keys::new(&settings.prefix),
             breaker: Breaker::default(),
             allowances: Allowances::new(settings.clients),
+            refuses_writes: AtomicBool::new(false),
             cache: BanCache::new(settings.clients, settings.ban_cache, settings.clean_cache),
             networks: Networks::default(),
             networks_changed: AtomicU64::new(0),
             listening: AtomicBool::new(false),
             migrated: AtomicBool::new(false),
+            provenance: Provenance::default(),
             patterns_changed: tokio::sync::watch::Sender::new(0),
             known_patterns: Mutex::default(),
             origin: uuid::Uuid::new_v4().simple().to_string(),
@@ -132,9 +139,31 @@ impl Redis {
         self.listening.load(Ordering::Relaxed)
     }
 
-    /// Asks the server whether it is there.
+    /// Asks the server whether it is there and takes writes. Changes nothing.
     pub async fn ping(&self) -> Result<(), StateError> {
-        self.call(&cmd("PING")).await.map(drop)
+        let mut write = cmd("ZADD");
+        write.arg(self.keys.named("envoy_guard", "probe")).arg("XX").arg(0).arg("probe");
+        self.call(&write).await?;
+        self.wrote();
+        Ok(())
+    }
+
+    /// Finds out when Redis takes writes again, however few requests would. Never returns.
+    async fn watch_writes(&self) {
+        loop {
+            sleep(jittered(PROBE_INTERVAL)).await;
+            if self.refuses_writes.load(Ordering::Relaxed)
+                && let Err(error) = self.ping().await
+            {
+                tracing::debug!(%error, "redis does not take writes");
+            }
+        }
+    }
+
+    /// Redis takes writes.
+    fn wrote(&self) {
+        self.refuses_writes.store(false, Ordering::Relaxed);
+        self.breaker.succeeded();
     }
 
     /// What happened on the way to Redis.
@@ -228,8 +257,19 @@ impl Redis {
         };
         match &result {
             // A value we cannot use is an answer all the same.
-            Ok(_) | Err(Failure::NoScript | Failure::State(StateError::Corrupt(_))) => self.breaker.succeeded(),
-            Err(_) => {
+            // Another server than the one that refused; the text that follows will show.
+            Err(Failure::NoScript) => self.wrote(),
+            Ok(_) | Err(Failure::State(StateError::Corrupt(_))) => {
+                if self.refuses_writes.load(Ordering::Relaxed) {
+                    self.breaker.inconclusive(Instant::now());
+                } else {
+                    self.breaker.succeeded();
+                }
+            }
+            Err(failure) => {
+                if matches!(failure, Failure::ReadOnly(_)) {
+                    self.refuses_writes.store(true, Ordering::Relaxed);
+                }
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
                 self.breaker.failed(Instant::now());
                 if matches!(result, Err(Failure::State(StateError::Deadline))) && !self.breaker.is_closed() {
@@ -265,6 +305,8 @@ impl Redis {
 
 /// Settlements that are on their way together.
 const DEBTS_TOGETHER: usize = 200;
+/// How often a server that refused to write is tried.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest wait for an operation outside requests when none is configured.
 const PATIENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -272,6 +314,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(30);
 enum Failure {
     /// The server does not know the script.
     NoScript,
+    /// The server answers and does not write.
+    ReadOnly(StateError),
     /// Anything else.
     State(StateError),
 }
@@ -283,7 +327,12 @@ impl Failure {
             || ["WRONGTYPE", "CORRUPT"].iter().any(|code| error.code() == Some(code) || detail.contains(code))
             // An operation on a text that is no number.
             || detail.contains("is not an integer") || detail.contains("is not a valid float");
+        // A script reports the refusal of its command in its own words.
+        let refused = ["OOM", "READONLY", "MISCONF", "NOREPLICAS"]
+            .iter()
+            .any(|code| error.code() == Some(code) || detail.contains(code) || detail.contains("read only replica"));
         match error.kind() {
+            _ if refused => Self::ReadOnly(StateError::Unavailable(describe(error))),
             ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript,
             _ if unusable => Self::State(StateError::Corrupt(describe(error))),
             _ if error.is_timeout() => Self::State(StateError::Deadline),
@@ -296,7 +345,7 @@ impl From<Failure> for StateError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::NoScript => Self::Unavailable("redis forgot a script twice".to_owned()),
-            Failure::State(error) => error,
+            Failure::ReadOnly(error) | Failure::State(error) => error,
         }
     }
 }
@@ -342,6 +391,7 @@ impl State for Redis {
         let is_asking = !question.limits.is_empty() || !tests.is_empty();
         let lookup = question.ban.filter(|client| !self.is_surely_clean(*client, is_asking, now));
         let key = lookup.and_then(|client| self.keys.ban_of(client));
+        let provenance = self.provenance();
         let told = if key.is_none() && !is_asking {
             Ok(Told::default())
         } else {
@@ -349,7 +399,14 @@ impl State for Redis {
             self.ask_redis(&Inquiry { ban: key.as_deref(), limits, rules: &tests, onward, now }).await
         };
         let told = self.settle(&local, &tests, told, now)?;
-        let exact = lookup.and_then(|client| self.learn(client, told.until, now));
+        if !told.counts.is_empty() {
+            self.wrote();
+        }
+        // A Redis that may have lost its data does not end a ban that is known here.
+        let is_certain = provenance.is_some() && provenance == self.provenance();
+        let kept = lookup.and_then(|client| client.address()).filter(|_| told.until.is_none() && !is_certain);
+        let kept = kept.and_then(|addr| Some(banned(addr, self.cache.known_ban(addr, now)?)));
+        let exact = kept.or_else(|| lookup.and_then(|client| self.learn(client, told.until, now)));
         let ban = exact.or_else(|| question.ban.and_then(|client| self.network_ban(client, now)));
         let mut answer = Answer { ban, counts: told.counts, rules: SmallVec::new() };
         if question.passive || (answer.ban.is_none() && !exceeds(&question.limits, &answer.counts)) {
@@ -377,13 +434,15 @@ impl State for Redis {
                 let mut forget = cmd("DEL");
                 forget.arg(counts);
                 let (banned, forgotten) = tokio::join!(self.run(&script::BAN, &keys, &arguments), self.call(&forget));
-                banned.and(forgotten).map(drop)
+                banned.and(forgotten)?;
             }
             counts => {
                 keys.extend(counts);
-                self.run(&script::BAN, &keys, &arguments).await.map(drop)
+                self.run(&script::BAN, &keys, &arguments).await?;
             }
         }
+        self.wrote();
+        Ok(())
     }
 
     async fn unban(&self, target: IpEntry, now: Timestamp) -> Result<bool, StateError> {

@@ -89,7 +89,7 @@ impl Redis {
                 self.settle_debts(clock()).await;
             }
         };
-        tokio::join!(self.hear(&clock), settling);
+        tokio::join!(self.hear(&clock), settling, self.watch_data(&clock), self.watch_writes());
     }
 
     /// Listens, and listens again when the connection ends. Never returns.
@@ -201,6 +201,7 @@ impl Redis {
     /// Reads the banned networks, unless one changed here meanwhile: then the next reading will do.
     async fn read_networks(&self, now: Timestamp) {
         let before = self.networks_changed.load(Ordering::Acquire);
+        let provenance = self.provenance();
         let read = match self.read_matching("banned_networks", "*").await {
             Ok(read) => read,
             Err(error) => {
@@ -208,12 +209,19 @@ impl Redis {
                 return;
             }
         };
-        let terms = read.into_iter().filter_map(|(name, value)| match (name.parse(), read_moment(&value)) {
-            (Ok(IpEntry::Net(net)), Some(until)) if now <= until => Some((net, until.0)),
-            _ => None,
+        let known = self.networks.list(now);
+        let terms = read.into_iter().filter_map(|(name, value)| {
+            let IpEntry::Net(net) = name.parse().ok()? else { return None };
+            match read_moment(&value) {
+                Some(until) => (now <= until).then_some((net, until.0)),
+                // What makes no sense does not end a ban that we know.
+                None => known.iter().find(|(other, _)| *other == net).map(|(net, term)| (*net, term.until)),
+            }
         });
         if before == self.networks_changed.load(Ordering::Acquire) {
-            self.networks.replace(terms);
+            let is_complete = provenance.is_some() && provenance == self.provenance();
+            let unseen = if is_complete { &[] } else { known.as_slice() };
+            self.networks.replace(unseen.iter().map(|(net, term)| (*net, term.until)).chain(terms));
         }
     }
 }

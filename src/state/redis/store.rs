@@ -74,7 +74,7 @@ impl Redis {
         Ok(deleted)
     }
 
-    /// Names and texts of what matches a glob pattern. What is no text is left out.
+    /// Names and texts of what matches a glob pattern. What is no text reads as the empty text.
     pub(super) async fn read_matching(
         &self,
         namespace: &str,
@@ -87,7 +87,7 @@ impl Redis {
                 join_all(batch.iter().map(|key| async move { self.call_patiently(&on("GET", key)).await })).await;
             for (key, value) in batch.iter().zip(values) {
                 let value = match value {
-                    Err(StateError::Corrupt(_)) => continue,
+                    Err(StateError::Corrupt(_)) => Some(String::new()),
                     other => parsed::<Option<String>>(other?)?,
                 };
                 read.extend(self.keys.name_in(namespace, key).map(str::to_owned).zip(value));
