@@ -286,6 +286,7 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
             reload("success", status.succeeded),
             reload("failure", status.failed),
         ];
+        samples.extend(count_redis(&house.state));
         let family = |name: &str| Some(("family", name.to_owned()));
         let sizes = house.state.sizes().families();
         samples.extend(sizes.iter().map(|(name, size)| Sample {
@@ -304,4 +305,26 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
         }));
         samples
     });
+}
+
+/// What happened between this process and Redis; nothing without Redis.
+fn count_redis(state: &Backend) -> Vec<Sample> {
+    let (redis, both) = match state {
+        Backend::Memory(_) => return Vec::new(),
+        Backend::Redis(redis) => (&**redis, None),
+        Backend::Failover(both) => (both.redis(), Some(both.counts())),
+    };
+    let counter = |name, help, value| Sample { name, help, is_counter: true, label: None, value };
+    let counts = redis.counts();
+    let mut samples = vec![
+        counter("redis_failures", "Calls to Redis that failed or came too late", counts.failures),
+        counter("redis_breaker_opened", "Times calls to Redis were stopped", counts.breaker_opened),
+        counter("redis_script_reloads", "Scripts that Redis had forgotten", counts.script_reloads),
+        counter("redis_pushes", "Changes heard from other replicas", counts.pushes),
+    ];
+    if let Some(both) = both {
+        samples.push(counter("state_stand_ins", "Calls that memory answered in the place of Redis", both.calls));
+        samples.push(counter("state_losses", "Times Redis was lost and memory took over", both.episodes));
+    }
+    samples
 }

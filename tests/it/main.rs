@@ -9,12 +9,14 @@
 
 mod allocations;
 mod architecture;
+mod chaos;
 mod config;
 mod contract;
 mod detect;
 mod envoy;
 mod envoy_conformance;
 mod extract;
+mod load;
 mod mmdb;
 mod pipeline;
 mod redis;

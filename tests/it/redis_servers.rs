@@ -70,6 +70,12 @@ impl Server {
         self.wait();
     }
 
+    /// Sends the process a signal by name (`STOP`, `CONT`).
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success(), "kill -{name}");
+    }
+
     /// Runs a command with redis-cli and returns its output.
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
@@ -79,6 +85,11 @@ impl Server {
         }
         let output = command.args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// The same on whichever node of a Cluster has the key.
+    pub(crate) fn cli_cluster(&self, arguments: &[&str]) -> String {
+        self.cli(&[&["-c"], arguments].concat())
     }
 
     fn wait(&self) {
@@ -142,8 +153,9 @@ impl Sentinels {
     pub(crate) fn start() -> Self {
         let master = Server::start(&["--repl-diskless-sync-delay", "0"]);
         let replica = Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
-        let sentinels: Vec<Server> = (0..3).map(|_| start_sentinel(master.port)).collect();
+        // First: sentinels ask for replicas when they start, and then every ten seconds.
         eventually("the replica follows", || replica.cli(&["info", "replication"]).contains("master_link_status:up"));
+        let sentinels: Vec<Server> = (0..3).map(|_| start_sentinel(master.port)).collect();
         eventually("the sentinels know each other and the replica", || {
             sentinels.iter().all(|sentinel| {
                 let seen = sentinel.cli(&["sentinel", "master", "fleet"]).replace('\n', " ");
@@ -153,8 +165,12 @@ impl Sentinels {
         Self { master, replica, sentinels }
     }
 
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.sentinels.iter().map(Server::url).collect()
+    }
+
     pub(crate) fn settings(&self, prefix: &str) -> Settings {
-        let sentinels = self.sentinels.iter().map(Server::url).collect();
+        let sentinels = self.urls();
         let topology = Topology::Sentinel { sentinels, master: "fleet".to_owned() };
         Settings { topology, ..settings(&self.master.url(), prefix) }
     }
@@ -212,6 +228,18 @@ impl Cluster {
             nodes.iter().all(|node| node.cli(&["cluster", "info"]).contains("cluster_state:ok"))
         });
         Self { nodes }
+    }
+
+    /// Moves so many slots, with their keys, from the first node to the second.
+    pub(crate) fn reshard(&self, slots: u32) {
+        let id = |node: &Server| node.cli(&["cluster", "myid"]);
+        let moved = Command::new("redis-cli")
+            .args(["--cluster", "reshard", &format!("127.0.0.1:{}", self.nodes[0].port)])
+            .args(["--cluster-from", &id(&self.nodes[0]), "--cluster-to", &id(&self.nodes[1])])
+            .args(["--cluster-slots", &slots.to_string(), "--cluster-yes"])
+            .output()
+            .unwrap();
+        assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stdout));
     }
 
     pub(crate) fn settings(&self, prefix: &str) -> Settings {

@@ -272,7 +272,9 @@ fn serve(stream: TcpStream, seen: &AtomicU64) -> std::io::Result<()> {
         let status = target.strip_prefix("/status/").and_then(|text| text.get(..3)?.parse().ok()).unwrap_or(200_u16);
         let answer = format!("{head}body-bytes: {}\n", body.len());
         let length = answer.len();
-        write!(stream, "HTTP/1.1 {status} X\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{answer}")?;
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n");
+        // In one piece: the network would hold back the second until the first is acknowledged.
+        stream.write_all((head + &answer).as_bytes())?;
     }
 }
 
