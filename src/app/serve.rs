@@ -19,6 +19,8 @@ use crate::config::Sources;
 use crate::config::report::redacted_json;
 use crate::grpc::DESCRIPTORS;
 use crate::grpc::authz::{self, Authz};
+use crate::grpc::desk::Desk;
+use crate::grpc::proc::{self, Proc};
 use crate::grpc::repeat::Repeats;
 use crate::live::{Live, Snapshot};
 use crate::server::admin::{self, Report};
@@ -115,6 +117,7 @@ async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), Se
         house.draining.store(true, Ordering::Relaxed);
         health.set_service_status("", ServingStatus::NotServing).await;
         health.set_service_status(authz::SERVICE, ServingStatus::NotServing).await;
+        health.set_service_status(proc::SERVICE, ServingStatus::NotServing).await;
         stop.send_replace(true);
         Ok::<_, io::Error>(())
     };
@@ -143,10 +146,12 @@ async fn common_services() -> Result<(HealthReporter, Routes), ServeError> {
     let (health, service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
     health.set_service_status(authz::SERVICE, ServingStatus::Serving).await;
+    health.set_service_status(proc::SERVICE, ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(authz::SERVICE)
+        .with_service_name(proc::SERVICE)
         .with_service_name("grpc.health.v1.Health")
         .build_v1()?;
     Ok((health, Routes::new(service).add_service(reflection).prepare()))
@@ -168,8 +173,11 @@ fn start_workers(
         .map(|index| {
             let (house, routes, recorder) = (Arc::clone(house), routes.clone(), Recorder::new(metrics));
             Worker::spawn(index, Limits::from(&config.limits), stop.clone(), move || {
-                let authz = Authz::new(&house.live, Arc::clone(&house.state), Arc::clone(&house.repeats), recorder);
-                let services = Rc::new(Services { authz, others: routes });
+                let (desk, recorder) = (Desk::new(&house.live), Rc::new(recorder));
+                let (state, repeats) = (Arc::clone(&house.state), Arc::clone(&house.repeats));
+                let authz = Authz::new(Rc::clone(&desk), Arc::clone(&state), repeats, Rc::clone(&recorder));
+                let proc = Rc::new(Proc::new(desk, state, recorder));
+                let services = Rc::new(Services { authz, proc, others: routes });
                 move |call| Rc::clone(&services).call(call)
             })
         })

@@ -62,6 +62,13 @@ pub struct LimitsConfig {
     /// Milliseconds that state may take for one request.
     #[schemars(range(min = 1, max = 60000))]
     pub state_deadline_ms: u32,
+    /// Body bytes that one worker may hold for inspection at once, over all exchanges of ext_proc; a body that finds
+    /// no room is refused with 503.
+    #[schemars(range(min = 1048576, max = 4294967295u32))]
+    pub max_gathered_bytes: u32,
+    /// Seconds of silence after which an ext_proc stream is given up; more than Envoy's own idle timeouts.
+    #[schemars(range(min = 1, max = 86400))]
+    pub stream_idle_seconds: u32,
     /// CEL evaluation steps are bounded by this many bytes of request body.
     #[schemars(range(min = 0, max = 10485760))]
     pub cel_body_bytes: u32,
@@ -77,6 +84,8 @@ impl Default for LimitsConfig {
             drain_seconds: 10,
             memory_clients: 10_000,
             state_deadline_ms: 100,
+            max_gathered_bytes: 256 * 1024 * 1024,
+            stream_idle_seconds: 3600,
             cel_body_bytes: 65_536,
         }
     }

@@ -26,7 +26,15 @@ impl Detector {
         inspector.found
     }
 
-    /// The same, and writes down every value, view and candidate on the way.
+    /// Looks at the body alone, for a request whose other parts were looked at before.
+    #[must_use]
+    pub fn inspect_body(&self, request: &Request<'_>, scope: &Scope, meter: &impl Meter) -> Detection {
+        let mut inspector = Inspector::new(self, request, scope, meter);
+        let _ended = extract::walk_body(request, scope, &self.settings.limits, &mut inspector);
+        inspector.found
+    }
+
+    /// [`Detector::inspect`], and writes down every value, view and candidate on the way.
     #[must_use]
     pub fn inspect_traced(&self, request: &Request<'_>, scope: &Scope, meter: &impl Meter) -> (Detection, Trace) {
         let mut inspector = Inspector::new(self, request, scope, meter);

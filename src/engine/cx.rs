@@ -132,6 +132,13 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
         self.detection.get_or_insert_with(|| policy.detector.inspect(request, scope, meter)).finding.as_deref()
     }
 
+    /// Runs detection over the body alone; what follows sees its result.
+    pub(crate) fn detect_body(&mut self, meter: &impl Meter) {
+        let (policy, request, route) = (self.policy, self.request, self.route);
+        let scope = &policy.checks.inspection(route).scope;
+        self.detection = Some(policy.detector.inspect_body(request, scope, meter));
+    }
+
     /// What detection found so far, for people.
     pub(crate) fn summary(&self) -> Option<Box<DetectionSummary>> {
         let finding = self.detection.as_ref()?.finding.as_deref()?;

@@ -22,6 +22,7 @@ use crate::request::client::{identify, masked_chain};
 use crate::request::path::normalise;
 use crate::state::{Ban, Question, State};
 
+pub mod phases;
 pub mod policy;
 pub mod trace;
 
@@ -79,7 +80,7 @@ pub async fn decide_traced<'p, S: State, M: Meter, T: Trace>(
     }
     if !is_bypassed || policy.passive {
         let mut pipeline = Pipeline { state, meter: asked.meter, trace };
-        if let Some(verdict) = pipeline.run(&mut cx).await {
+        if let Some(verdict) = pipeline.run(&mut cx, Check::ALL).await {
             return cx.decision(verdict, true);
         }
     }
@@ -235,8 +236,8 @@ struct Pipeline<'a, S, M, T> {
 
 impl<S: State, M: Meter, T: Trace> Pipeline<'_, S, M, T> {
     /// Runs the checks; `Some` ends the request here.
-    async fn run<'p>(&mut self, cx: &mut Cx<'_, 'p, '_>) -> Option<Verdict<'p>> {
-        for check in Check::ALL.iter().copied() {
+    async fn run<'p>(&mut self, cx: &mut Cx<'_, 'p, '_>, checks: &[Check]) -> Option<Verdict<'p>> {
+        for check in checks.iter().copied() {
             if let Some(reason) = cx.skips(check) {
                 self.trace.end(check, Outcome::Skipped(reason));
                 continue;

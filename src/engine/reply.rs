@@ -7,7 +7,8 @@ use smallvec::SmallVec;
 
 use crate::engine::cx::{Cx, Form, Objection};
 use crate::engine::expression::{Program, Response};
-use crate::engine::policy::Compiling;
+use crate::engine::phases::{ResponseEdits, ResponseHead};
+use crate::engine::policy::{Bypasses, Compiling};
 use crate::engine::security_headers::{self, clean, is_token};
 use crate::model::decision::{ConstantHeaders, Denial, Origin, ResponseHeaders};
 use crate::model::headers::{Existing, HeaderEdit};
@@ -71,6 +72,50 @@ impl Replies {
         ResponseHeaders { constant: (!constant.edits.is_empty()).then_some(constant), extra }
     }
 
+    /// What is to be done to a response of the upstream. `own`: the part of it that only a look at the response allows;
+    /// the rest was told Envoy when the request was decided.
+    pub(crate) fn on_upstream<'p>(
+        &'p self,
+        cx: &mut Cx<'_, 'p, '_>,
+        head: &ResponseHead<'_>,
+        own: Own,
+    ) -> ResponseEdits<'p> {
+        let mut done = ResponseEdits::default();
+        if own == Own::All && !(cx.bypasses(Bypasses::ALL) && !cx.policy.passive) {
+            done.set.extend(self.security.iter().map(HeaderEdit::borrowed));
+        }
+        for operation in &self.operations {
+            if operation.applies(cx, head, &done) {
+                done.apply(operation, own == Own::All || operation.when.is_some());
+            }
+        }
+        if let (Some(cors), Own::All) = (&cx.policy.cors, own) {
+            let mut extra = SmallVec::new();
+            cors.on_response(cx.request, &mut extra);
+            done.set.extend(extra.into_iter().filter(|edit| !head.has(edit)));
+        }
+        done
+    }
+
+    /// What is to be done to a response without a request that we know: an answer of an earlier filter.
+    pub(crate) fn on_unasked(&self) -> ResponseEdits<'_> {
+        let mut done =
+            ResponseEdits { set: self.security.iter().map(HeaderEdit::borrowed).collect(), ..Default::default() };
+        for operation in self.operations.iter().filter(|operation| operation.when.is_none()) {
+            done.apply(operation, true);
+        }
+        done
+    }
+
+    /// True when responses may have to be changed.
+    pub(crate) fn touches_upstream(&self, own: Own) -> bool {
+        let needs_a_look = |operation: &Operation| operation.when.is_some() || !operation.removed.is_empty();
+        match own {
+            Own::All => !self.security.is_empty() || !self.operations.is_empty(),
+            Own::Rest => self.operations.iter().any(needs_a_look),
+        }
+    }
+
     /// Makes an objection a response.
     pub(crate) fn denial<'p>(
         &'p self,
@@ -119,6 +164,42 @@ impl Replies {
             if is_met {
                 apply(edits, operation);
             }
+        }
+    }
+}
+
+/// Who tells Envoy what a response is to wear.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Own {
+    /// We do all of it.
+    All,
+    /// What does not depend on the response was said elsewhere.
+    Rest,
+}
+
+impl Operation {
+    /// A condition that fails counts as not met.
+    fn applies(&self, cx: &mut Cx<'_, '_, '_>, head: &ResponseHead<'_>, done: &ResponseEdits<'_>) -> bool {
+        let Some(when) = &self.when else { return true };
+        let replaced =
+            |name: &str| done.set.iter().any(|edit| edit.existing == Existing::Overwrite && edit.name == *name);
+        let upstream = head.headers.iter().filter(|field| !done.removes(field.name) && !replaced(field.name));
+        let texts: Vec<(&str, &str)> = upstream.filter_map(|field| Some((field.name, field.text()?))).collect();
+        let ours = done.set.iter().map(|edit| (&*edit.name, &*edit.value));
+        let response = Response { status: head.status, headers: texts.into_iter().chain(ours) };
+        when.holds(cx, response).unwrap_or(false)
+    }
+}
+
+impl<'p> ResponseEdits<'p> {
+    fn apply(&mut self, operation: &'p Operation, sets: bool) {
+        self.set.retain(|edit| !operation.removed.iter().any(|name| *name == edit.name));
+        self.remove.extend(operation.removed.iter().map(String::as_str));
+        for edit in operation.edits.iter().filter(|_| sets) {
+            if edit.existing == Existing::Overwrite {
+                self.set.retain(|other| other.name != edit.name);
+            }
+            self.set.push(edit.borrowed());
         }
     }
 }
@@ -179,8 +260,7 @@ fn operations(compiling: &mut Compiling<'_>) -> Vec<Operation> {
         }
         let removed = operation.remove.iter().map(|name| name.to_ascii_lowercase()).collect();
         if operation.when.is_some() || !operation.remove.is_empty() {
-            compiling
-                .warn(&*key, "conditions and removals apply to answers of the service, not yet to upstream responses");
+            compiling.warn(&*key, "conditions and removals reach upstream responses through ext_proc only");
         }
         operations.push(Operation { when, edits, removed });
     }

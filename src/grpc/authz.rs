@@ -1,13 +1,12 @@
 //! ext_authz: one question of Envoy, one answer.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request as HttpRequest, Response};
@@ -16,15 +15,14 @@ use http_body::Body;
 use crate::clock::{self, Budget};
 use crate::engine::trace::{Outcome, Trace};
 use crate::engine::{self, Asked};
+use crate::grpc::desk::{Desk, Prepared};
 use crate::grpc::frame::{self, FrameError, Unary};
 use crate::grpc::read;
 use crate::grpc::repeat::Repeats;
-use crate::grpc::write::{self, Writer};
-use crate::live::{Live, Reader, Snapshot};
+use crate::grpc::write;
 use crate::model::check::Check;
 use crate::state::State;
 use crate::telemetry::Recorder;
-use crate::telemetry::lines::Lines;
 use crate::telemetry::metrics::Shard;
 
 /// The full path of the method.
@@ -35,43 +33,17 @@ pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 /// The service as one worker thread sees it. What it shares with others it only reads, or counts in.
 #[derive(Debug)]
 pub struct Authz<S> {
-    reader: RefCell<Reader>,
-    prepared: RefCell<Rc<Prepared>>,
+    desk: Rc<Desk>,
     state: Arc<S>,
     repeats: Arc<Repeats>,
-    recorder: Recorder,
-}
-
-/// What a thread derives from a snapshot, once.
-#[derive(Debug)]
-struct Prepared {
-    snapshot: Arc<Snapshot>,
-    writer: Writer,
-    lines: Lines,
-    detection: Duration,
-    message_bytes_max: u32,
-}
-
-impl Prepared {
-    fn new(snapshot: &Arc<Snapshot>) -> Rc<Self> {
-        let config = &snapshot.config;
-        Rc::new(Self {
-            writer: Writer::new(snapshot.version, config.telemetry.metadata),
-            lines: Lines::new(config),
-            detection: Duration::try_from_secs_f64(config.security.detection_max_scan_seconds).unwrap_or(Duration::MAX),
-            message_bytes_max: config.limits.max_message_bytes,
-            snapshot: Arc::clone(snapshot),
-        })
-    }
+    recorder: Rc<Recorder>,
 }
 
 impl<S: State> Authz<S> {
     /// The service for one thread.
     #[must_use]
-    pub fn new(live: &Live, state: Arc<S>, repeats: Arc<Repeats>, recorder: Recorder) -> Self {
-        let mut reader = Reader::new(live);
-        let prepared = RefCell::new(Prepared::new(reader.current()));
-        Self { reader: RefCell::new(reader), prepared, state, repeats, recorder }
+    pub const fn new(desk: Rc<Desk>, state: Arc<S>, repeats: Arc<Repeats>, recorder: Rc<Recorder>) -> Self {
+        Self { desk, state, repeats, recorder }
     }
 
     /// Answers one call of [`CHECK`].
@@ -82,7 +54,7 @@ impl<S: State> Authz<S> {
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let prepared = self.prepared();
+        let prepared = self.desk.prepared();
         match frame::take(call.into_body(), prepared.message_bytes_max).await {
             Ok(message) => Unary::answer(self.check(&prepared, &message).await),
             Err(error @ FrameError::TooLarge(_)) => {
@@ -144,28 +116,17 @@ impl<S: State> Authz<S> {
         self.recorder.decided(&prepared.lines, &request, &decision, (client, start.elapsed()));
         answer
     }
-
-    /// What this thread derived from the current snapshot.
-    fn prepared(&self) -> Rc<Prepared> {
-        let mut reader = self.reader.borrow_mut();
-        let mut prepared = self.prepared.borrow_mut();
-        let current = reader.current();
-        if !Arc::ptr_eq(current, &prepared.snapshot) {
-            *prepared = Prepared::new(current);
-        }
-        Rc::clone(&prepared)
-    }
 }
 
 /// Measures the checks of a sampled request.
-struct Times<'a> {
+pub(super) struct Times<'a> {
     shard: &'a Shard,
     /// When the running check began; `None` when this request is not measured.
     began: Option<Instant>,
 }
 
 impl<'a> Times<'a> {
-    fn of(shard: &'a Shard) -> Self {
+    pub(super) fn of(shard: &'a Shard) -> Self {
         Self { shard, began: shard.samples().then(clock::instant) }
     }
 }

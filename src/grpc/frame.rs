@@ -1,4 +1,4 @@
-//! gRPC framing for unary calls: one message in, one message out, no copy when the message came in one piece.
+//! gRPC framing: messages in, no copy of one that came in one piece; one message out for a unary call.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 /// Bytes before a message: a compression flag and the length.
 const PREFIX: usize = 5;
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Why no message could be taken from a call.
@@ -33,34 +33,65 @@ pub enum FrameError {
 }
 
 /// Takes the one message of a unary call, of at most `max` bytes. Nothing is copied when it came in one frame.
-pub async fn take<B>(mut body: B, max: u32) -> Result<Bytes, FrameError>
+pub async fn take<B>(body: B, max: u32) -> Result<Bytes, FrameError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut received = Bytes::new();
-    let mut joined = BytesMut::new();
-    loop {
-        let have = if joined.is_empty() { &received[..] } else { &joined[..] };
-        if let Some(length) = length(have, max)? {
-            if PREFIX + length <= have.len() {
-                let mut message = if joined.is_empty() { received } else { joined.freeze() };
-                message.advance(PREFIX);
-                message.truncate(length);
-                return Ok(message);
+    Messages::new(body, max).next().await?.ok_or(FrameError::Truncated)
+}
+
+/// The messages of a call, of at most `max` bytes each. Nothing is copied of one that came in one frame.
+#[derive(Debug)]
+pub struct Messages<B> {
+    body: B,
+    max: u32,
+    /// What came and was not taken, as long as it is one frame.
+    received: Bytes,
+    joined: BytesMut,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
+    /// The messages of `body`.
+    pub fn new(body: B, max: u32) -> Self {
+        Self { body, max, received: Bytes::new(), joined: BytesMut::new() }
+    }
+
+    /// The next message, or `None` when the call ended after the last one. May be dropped and called again.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            let have = if self.joined.is_empty() { &self.received[..] } else { &self.joined[..] };
+            if let Some(length) = length(have, self.max)? {
+                if PREFIX + length <= have.len() {
+                    return Ok(Some(self.split(PREFIX + length)));
+                }
+                if !self.joined.is_empty() {
+                    self.joined.reserve(PREFIX + length - self.joined.len());
+                }
             }
-            if !joined.is_empty() {
-                joined.reserve(PREFIX + length - joined.len());
+            match next(&mut self.body).await? {
+                Some(data) => self.push(data),
+                None if self.received.is_empty() && self.joined.is_empty() => return Ok(None),
+                None => return Err(FrameError::Truncated),
             }
         }
-        let data = next(&mut body).await?;
-        if received.is_empty() && joined.is_empty() {
-            received = data;
-        } else {
-            if joined.is_empty() {
-                joined.extend_from_slice(&received);
-            }
-            joined.extend_from_slice(&data);
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.received.is_empty() && self.joined.is_empty() {
+            self.received = data;
+            return;
         }
+        if self.joined.is_empty() {
+            self.joined.extend_from_slice(&std::mem::take(&mut self.received));
+        }
+        self.joined.extend_from_slice(&data);
+    }
+
+    fn split(&mut self, end: usize) -> Bytes {
+        let mut message =
+            if self.joined.is_empty() { self.received.split_to(end) } else { self.joined.split_to(end).freeze() };
+        message.advance(PREFIX);
+        message
     }
 }
 
@@ -79,16 +110,17 @@ fn length(have: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
     Ok(Some(length as usize))
 }
 
-async fn next<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Result<Bytes, FrameError> {
+/// The next bytes, or `None` at the end.
+async fn next<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Result<Option<Bytes>, FrameError> {
     loop {
         match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-            None => return Err(FrameError::Truncated),
+            None => return Ok(None),
             Some(Err(_)) => return Err(FrameError::Broken),
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data()
                     && !data.is_empty()
                 {
-                    return Ok(data);
+                    return Ok(Some(data));
                 }
             }
         }
@@ -171,6 +203,22 @@ mod tests {
         match std::pin::pin!(take(Pieces(pieces.into_iter().collect()), max)).poll(&mut cx) {
             Poll::Ready(result) => result.map_err(|error| error.to_string()),
             Poll::Pending => panic!("all pieces are there"),
+        }
+    }
+
+    #[test]
+    fn messages_follow_one_another_however_they_are_cut() {
+        let bytes = [whole(b"one"), whole(b""), whole(b"three")].concat();
+        for size in 1..=bytes.len() {
+            let pieces = bytes.chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece)));
+            let mut messages = Messages::new(Pieces(pieces.collect()), 5);
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            for expected in [Some(&b"one"[..]), Some(b""), Some(b"three"), None] {
+                let Poll::Ready(Ok(message)) = std::pin::pin!(messages.next()).poll(&mut cx) else {
+                    panic!("pieces of {size}")
+                };
+                assert_eq!(message.as_deref(), expected, "pieces of {size}");
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 //! only room that names a gRPC or protocol-buffer type. Envoy's quirks live in `read` and `write`, one per comment.
 
 pub mod authz;
+pub mod desk;
 pub mod frame;
+pub mod proc;
 pub mod read;
 pub mod repeat;
 pub mod wire;

@@ -257,7 +257,7 @@ fn socket<'r>(mut fields: Fields<'r>, known: &'r str) -> Result<&'r str, Malform
 }
 
 /// Key and value of a map entry. The value stays bytes: whoever needs text checks it.
-fn entry<'r>(mut fields: Fields<'r>) -> Result<(&'r str, &'r [u8]), Malformed> {
+pub(super) fn entry<'r>(mut fields: Fields<'r>) -> Result<(&'r str, &'r [u8]), Malformed> {
     let (mut key, mut value): (_, &[u8]) = ("", &[]);
     while let Some(field) = fields.next()? {
         match field.number {
@@ -270,7 +270,7 @@ fn entry<'r>(mut fields: Fields<'r>) -> Result<(&'r str, &'r [u8]), Malformed> {
 }
 
 /// Key and value of a HeaderValue: Envoy fills `raw_value`, others may fill `value`.
-fn header_value<'r>(mut fields: Fields<'r>) -> Result<(&'r str, &'r [u8]), Malformed> {
+pub(super) fn header_value<'r>(mut fields: Fields<'r>) -> Result<(&'r str, &'r [u8]), Malformed> {
     let (mut key, mut text, mut raw): (_, &[u8], &[u8]) = ("", &[], &[]);
     while let Some(field) = fields.next()? {
         match field.number {

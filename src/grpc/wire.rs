@@ -200,11 +200,16 @@ impl Message {
         self.raw(&value.to_le_bytes());
     }
 
-    /// A text, the empty one included.
-    pub fn text(&mut self, field: u32, value: &str) {
+    /// Bytes, none included.
+    pub fn bytes(&mut self, field: u32, value: &[u8]) {
         self.tag(field, 2);
         self.varint(value.len() as u64);
-        self.raw(value.as_bytes());
+        self.raw(value);
+    }
+
+    /// A text, the empty one included.
+    pub fn text(&mut self, field: u32, value: &str) {
+        self.bytes(field, value.as_bytes());
     }
 
     /// A text in the form that users see.

@@ -15,7 +15,7 @@ use crate::grpc::wire::Message;
 use crate::model::addr::Client;
 use crate::model::decision::{ConstantHeaders, Decision, Denial, Origin, Verdict};
 use crate::model::headers::{Existing, HeaderEdit};
-use crate::request::Request;
+use crate::request::{Body, Request};
 
 /// `google.rpc.Code` of a refusal.
 const PERMISSION_DENIED: u64 = 7;
@@ -113,40 +113,58 @@ impl Writer {
 
     /// The namespace of the filter in Envoy's dynamic metadata. A plain allow says little: it is on every request.
     fn metadata(&self, answer: &mut Message, request: &Request<'_>, decision: &Decision<'_>, client: Client<'_>) {
+        if self.policy.is_some() {
+            answer.message(response::METADATA, |fields| self.facts(fields, request, decision, client));
+        }
+    }
+
+    /// What a decision says about itself, as the fields of a Struct. Nothing when the policy wants no metadata.
+    pub(super) fn facts(
+        &self,
+        fields: &mut Message,
+        request: &Request<'_>,
+        decision: &Decision<'_>,
+        client: Client<'_>,
+    ) {
         let Some(policy) = &self.policy else { return };
-        answer.message(response::METADATA, |fields| {
-            let fact = decision.facts.last();
-            let (name, origin) = match &decision.verdict {
-                Verdict::Allow => ("allow", fact.map(|fact| Origin::Check(fact.check))),
-                Verdict::Deny(denial) => ("deny", Some(denial.origin)),
-                Verdict::Fail(denial) => ("fail", Some(denial.origin)),
-            };
-            text_entry(fields, "decision", name);
-            text_entry(fields, "policy", policy);
-            value_entry(fields, "client", |value| value.shown(3, client));
-            if let Some(route) = decision.route {
-                text_entry(fields, "route", route);
-            }
-            let Some(origin) = origin else { return };
-            text_entry(fields, "check", origin.name());
-            text_entry(fields, "request_id", request.id);
-            if let Some(fact) = fact {
-                text_entry(fields, "reason", &fact.reason);
-            }
-            if decision.passive {
-                value_entry(fields, "passive", |value| value.number(4, 1));
-            }
-            if let Some(detection) = &decision.detection {
-                value_entry(fields, "score", |value| value.double(2, detection.score));
-                value_entry(fields, "categories", |value| {
-                    value.message(6, |list| {
-                        for category in &detection.categories {
-                            list.message(1, |item| item.text(3, category.name()));
-                        }
-                    });
+        let fact = decision.facts.last();
+        let (name, origin) = match &decision.verdict {
+            Verdict::Allow => ("allow", fact.map(|fact| Origin::Check(fact.check))),
+            Verdict::Deny(denial) => ("deny", Some(denial.origin)),
+            Verdict::Fail(denial) => ("fail", Some(denial.origin)),
+        };
+        text_entry(fields, "decision", name);
+        text_entry(fields, "policy", policy);
+        value_entry(fields, "client", |value| value.shown(3, client));
+        if let Some(route) = decision.route {
+            text_entry(fields, "route", route);
+        }
+        // What ext_proc needs to go on where this decision ends.
+        if decision.flags.is_some_and(|flags| flags.whitelisted) {
+            value_entry(fields, "whitelisted", |value| value.number(4, 1));
+        }
+        if matches!(request.body, Body::Complete(_)) || decision.detection.is_some() {
+            text_entry(fields, "body", "inspected");
+        }
+        let Some(origin) = origin else { return };
+        text_entry(fields, "check", origin.name());
+        text_entry(fields, "request_id", request.id);
+        if let Some(fact) = fact {
+            text_entry(fields, "reason", &fact.reason);
+        }
+        if decision.passive {
+            value_entry(fields, "passive", |value| value.number(4, 1));
+        }
+        if let Some(detection) = &decision.detection {
+            value_entry(fields, "score", |value| value.double(2, detection.score));
+            value_entry(fields, "categories", |value| {
+                value.message(6, |list| {
+                    for category in &detection.categories {
+                        list.message(1, |item| item.text(3, category.name()));
+                    }
                 });
-            }
-        });
+            });
+        }
     }
 }
 
@@ -166,7 +184,7 @@ pub fn unreadable(reason: &str) -> Bytes {
     })
 }
 
-fn framed(capacity: usize, fill: impl FnOnce(&mut Message)) -> Bytes {
+pub(super) fn framed(capacity: usize, fill: impl FnOnce(&mut Message)) -> Bytes {
     let mut message = Message::with_capacity(PREFIX + capacity);
     message.raw(&[0; PREFIX]);
     fill(&mut message);
@@ -234,7 +252,7 @@ fn request_header(message: &mut Message, edit: &HeaderEdit<'_>, request: &Reques
 }
 
 /// Header text without CR, LF and NUL: with one of them Envoy fails the whole request.
-fn clean(text: &str) -> Cow<'_, str> {
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
     match memchr::memchr3(b'\r', b'\n', 0, text.as_bytes()) {
         None => Cow::Borrowed(text),
         Some(_) => Cow::Owned(text.replace(['\r', '\n', '\0'], " ")),
@@ -243,7 +261,7 @@ fn clean(text: &str) -> Cow<'_, str> {
 
 /// The status of a refusal. Envoy passes any number on, and a deny with 200 would look like success: only a preflight
 /// answer and a taken report may be a success, everything else that is no refusal becomes 403.
-const fn refusal_status(denial: &Denial<'_>) -> u16 {
+pub(super) const fn refusal_status(denial: &Denial<'_>) -> u16 {
     match (denial.origin, denial.status) {
         (Origin::CorsPreflight, 200) | (Origin::CspReport, 204) => denial.status,
         (_, status @ 300..) if is_known(status) => status,
@@ -252,7 +270,7 @@ const fn refusal_status(denial: &Denial<'_>) -> u16 {
 }
 
 /// The status of a failure: a server error.
-const fn failure_status(status: u16) -> u16 {
+pub(super) const fn failure_status(status: u16) -> u16 {
     match status {
         500.. if is_known(status) => status,
         _ => 500,
@@ -264,12 +282,12 @@ const fn is_known(status: u16) -> bool {
     matches!(status, 300..=305 | 307 | 308 | 400..=417 | 421..=424 | 426 | 428 | 429 | 431 | 500..=508 | 510 | 511)
 }
 
-fn text_entry(fields: &mut Message, key: &str, text: &str) {
+pub(super) fn text_entry(fields: &mut Message, key: &str, text: &str) {
     value_entry(fields, key, |value| value.text(3, text));
 }
 
 /// An entry of a Struct.
-fn value_entry(fields: &mut Message, key: &str, fill: impl FnOnce(&mut Message)) {
+pub(super) fn value_entry(fields: &mut Message, key: &str, fill: impl FnOnce(&mut Message)) {
     fields.message(1, |entry| {
         entry.text(1, key);
         entry.message(2, fill);

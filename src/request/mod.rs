@@ -34,6 +34,27 @@ pub struct Request<'r> {
     pub tls: Tls<'r>,
 }
 
+impl Request<'_> {
+    /// The same request with another body, which may live shorter.
+    #[must_use]
+    pub fn with_body<'b>(&'b self, body: Body<'b>) -> Request<'b> {
+        Request {
+            id: self.id,
+            method: self.method,
+            scheme: self.scheme,
+            host: self.host,
+            target: self.target,
+            protocol: self.protocol,
+            // Rebuilt, because the list cannot be told to live shorter.
+            headers: self.headers.iter().map(|field| (field.name, field.value)).collect(),
+            body,
+            peer: self.peer,
+            route: self.route,
+            tls: self.tls,
+        }
+    }
+}
+
 /// Path and query as they stood on the request line, nothing decoded.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Target<'r> {

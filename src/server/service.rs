@@ -1,4 +1,4 @@
-//! What a connection serves: the Check method on the short way, everything else through tonic's router.
+//! What a connection serves: Check and Process on the short way, everything else through tonic's router.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use tower::ServiceExt;
 
 use crate::grpc::authz::{Authz, CHECK};
 use crate::grpc::frame::Unary;
+use crate::grpc::proc::{Answers, PROCESS, Proc};
 use crate::state::State;
 
 /// The services of one worker thread.
@@ -21,14 +22,17 @@ use crate::state::State;
 pub struct Services<S> {
     /// Decides.
     pub authz: Authz<S>,
+    /// Follows exchanges.
+    pub proc: Rc<Proc<S>>,
     /// Health, reflection, and the answer to unknown methods.
     pub others: Routes,
 }
 
-impl<S: State> Services<S> {
+impl<S: State + 'static> Services<S> {
     /// Answers one call.
     pub async fn call(self: Rc<Self>, call: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
-        if call.uri().path() == CHECK {
+        let path = call.uri().path();
+        if path == CHECK || path == PROCESS {
             let is_grpc = call
                 .headers()
                 .get(header::CONTENT_TYPE)
@@ -37,6 +41,9 @@ impl<S: State> Services<S> {
                 let mut response = Response::new(Answer::Other(tonic::body::Body::empty()));
                 *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
                 return Ok(response);
+            }
+            if path == PROCESS {
+                return Ok(Rc::clone(&self.proc).call(call).map(Answer::Process));
             }
             return Ok(self.authz.call(call).await.map(Answer::Check));
         }
@@ -50,6 +57,8 @@ impl<S: State> Services<S> {
 pub enum Answer {
     /// Of Check.
     Check(Unary),
+    /// Of Process.
+    Process(Answers),
     /// Of the other services.
     Other(tonic::body::Body),
 }
@@ -61,6 +70,7 @@ impl Body for Answer {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         match self.get_mut() {
             Self::Check(unary) => Pin::new(unary).poll_frame(cx).map_err(|error| match error {}),
+            Self::Process(answers) => Pin::new(answers).poll_frame(cx).map_err(|error| match error {}),
             Self::Other(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -68,6 +78,7 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Check(unary) => unary.is_end_stream(),
+            Self::Process(answers) => answers.is_end_stream(),
             Self::Other(body) => body.is_end_stream(),
         }
     }
@@ -75,6 +86,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Check(unary) => unary.size_hint(),
+            Self::Process(answers) => answers.size_hint(),
             Self::Other(body) => body.size_hint(),
         }
     }

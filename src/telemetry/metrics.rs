@@ -50,6 +50,37 @@ impl Outcome {
     }
 }
 
+/// How a stream of ext_proc ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StreamEnd {
+    /// Every part was answered.
+    Answered,
+    /// We answered instead of the upstream.
+    Refused,
+    /// Our failure was the answer.
+    Failed,
+    /// The peer went away.
+    Broken,
+    /// Nothing came for too long.
+    Idle,
+}
+
+impl StreamEnd {
+    const ALL: [Self; 5] = [Self::Answered, Self::Refused, Self::Failed, Self::Broken, Self::Idle];
+
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Broken => "broken",
+            Self::Idle => "idle",
+        }
+    }
+}
+
 /// Upper bounds of the histograms, in microseconds.
 const BOUNDS_US: [u64; 17] =
     [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
@@ -79,6 +110,7 @@ pub struct Shard {
     decisions: Vec<[Count; 4]>,
     events: Vec<Count>,
     threats: Vec<Count>,
+    streams: [Count; StreamEnd::ALL.len()],
     latency: Histogram,
     /// By check.
     checks: Vec<Histogram>,
@@ -110,6 +142,7 @@ impl Default for Shard {
             decisions: std::iter::repeat_with(Default::default).take(origins().count()).collect(),
             events: counts(EventType::ALL.len()),
             threats: counts(Category::COUNT),
+            streams: Default::default(),
             latency: Histogram::default(),
             checks: Check::ALL.iter().map(|_| Histogram::default()).collect(),
             seen: Count::default(),
@@ -122,6 +155,13 @@ impl Shard {
     pub fn decided(&self, outcome: Outcome, origin: Option<Origin>, took: Duration) {
         self.count(outcome, origin);
         self.latency.add(took);
+    }
+
+    /// Counts a stream that ended.
+    pub fn stream_ended(&self, end: StreamEnd) {
+        if let Some(count) = self.streams.get(end as usize) {
+            count.add(1);
+        }
     }
 
     /// True for one request in [`SAMPLE_EVERY`]: the one whose checks are to be measured.
@@ -287,6 +327,15 @@ impl Collector for Table {
             "category",
             categories
                 .map(|category| (category.name(), sum(&|shard| shard.threats.get(category.index()).map(Count::get)))),
+        )?;
+        named(
+            &mut encoder,
+            "streams",
+            "Streams of ext_proc by how they ended",
+            "end",
+            StreamEnd::ALL
+                .iter()
+                .map(|end| (end.name(), sum(&|shard| shard.streams.get(*end as usize).map(Count::get)))),
         )?;
         latency(&mut encoder, &sum)?;
         checks(&mut encoder, &sum)?;

@@ -24,7 +24,7 @@ use crate::model::addr::Client;
 use crate::model::decision::{Decision, Origin, Verdict};
 use crate::request::Request;
 use crate::telemetry::lines::{Lines, Subject};
-use crate::telemetry::metrics::{Metrics, Outcome, Shard};
+use crate::telemetry::metrics::{Metrics, Outcome, Shard, StreamEnd};
 use crate::telemetry::queue::{Queue, sinks};
 
 /// One worker thread's way to report. Belongs to one thread.
@@ -42,8 +42,31 @@ impl Recorder {
 
     /// Reports a decision that took this long.
     pub fn decided(&self, lines: &Lines, request: &Request<'_>, decision: &Decision<'_>, by: (Client<'_>, Duration)) {
-        let (client, took) = by;
-        let (outcome, origin) = outcome(decision);
+        self.count(lines, (request, decision), outcome(decision), by);
+    }
+
+    /// Reports a decision that nobody waits for: what it refuses is only reported.
+    pub fn watched(&self, lines: &Lines, request: &Request<'_>, decision: &Decision<'_>, by: (Client<'_>, Duration)) {
+        let (outcome, origin) = match outcome(decision) {
+            (Outcome::Deny | Outcome::Fail, origin) => (Outcome::Report, origin),
+            other => other,
+        };
+        self.count(lines, (request, decision), (outcome, origin), by);
+    }
+
+    /// Reports how a stream of ext_proc ended.
+    pub fn stream_ended(&self, end: StreamEnd) {
+        self.shard.stream_ended(end);
+    }
+
+    fn count(
+        &self,
+        lines: &Lines,
+        subject: (&Request<'_>, &Decision<'_>),
+        as_what: (Outcome, Option<Origin>),
+        by: (Client<'_>, Duration),
+    ) {
+        let ((request, decision), (outcome, origin), (client, took)) = (subject, as_what, by);
         self.shard.decided(outcome, origin, took);
         for fact in &decision.facts {
             self.shard.event(fact.event);

@@ -45,5 +45,10 @@ pub fn walk(request: &Request<'_>, scope: &Scope, limits: &Limits, visit: &mut d
     body::walk(request, &mut sink)
 }
 
+/// Hands every value of the body alone to `visit`: what [`walk`] does last.
+pub fn walk_body(request: &Request<'_>, scope: &Scope, limits: &Limits, visit: &mut dyn Visit) -> Flow {
+    body::walk(request, &mut Sink::new(scope, limits, visit))
+}
+
 #[cfg(test)]
 mod tests;

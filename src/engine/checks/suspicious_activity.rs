@@ -60,6 +60,13 @@ impl Settings {
     }
 }
 
+impl Inspection {
+    /// True when bodies of this route's requests are looked at.
+    pub(crate) const fn covers_bodies(&self) -> bool {
+        self.is_on && self.scope.scan_body
+    }
+}
+
 fn scope(compiling: &mut Compiling<'_>, route: Option<&crate::config::routes::RouteConfig>, key: &str) -> Scope {
     let config = compiling.config;
     let security = &config.security;

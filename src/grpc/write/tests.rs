@@ -255,7 +255,7 @@ fn metadata_explains_the_decision() {
     let json = format!("{:?}", fields["categories"]);
     assert!(json.contains("sqli") && json.contains("xss"), "{json}");
     assert!(format!("{:?}", fields["score"]).contains("0.75"));
-    assert_eq!(fields.len(), 9);
+    assert_eq!(fields.len(), 10, "the body was inspected, too");
 
     let answer = written(&request(&[]), &Decision::allow(), true);
     let keys: Vec<String> = answer.dynamic_metadata.unwrap().fields.into_keys().collect();
