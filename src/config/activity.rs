@@ -24,14 +24,13 @@ const AGENT: Activity = Inactive("nothing is sent to an agent endpoint yet");
 const RULES: Activity = Inactive("dynamic rules are not fetched yet");
 const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
 const FEED: Activity = Inactive("nothing is downloaded yet; give a file");
-const RESPONSE: Activity = Inactive("upstream responses are not looked at yet");
+const RESPONSE: Activity = Inactive("response bodies are not looked at yet");
 const HOOK: Activity = Inactive("hooks are not called yet");
 const MONITOR: Activity = Inactive("the detection monitor does not run yet");
 const LOGFIRE: Activity = Compatibility("Logfire has no exporter here; use OTLP");
 
 /// Every field that is not active.
 const TABLE: &[(&str, Activity)] = &[
-    ("security.custom_response_modifier", RESPONSE),
     ("security.behavior_scan_response_body", RESPONSE),
     ("security.behavior_max_response_body_inspect_bytes", RESPONSE),
     ("security.on_error", HOOK),

@@ -81,7 +81,7 @@ impl Replies {
         own: Own,
     ) -> ResponseEdits<'p> {
         let mut done = ResponseEdits::default();
-        if own == Own::All && !(cx.bypasses(Bypasses::ALL) && !cx.policy.passive) {
+        if own == Own::All && (cx.policy.passive || !cx.bypasses(Bypasses::ALL)) {
             done.set.extend(self.security.iter().map(HeaderEdit::borrowed));
         }
         for operation in &self.operations {
@@ -184,9 +184,9 @@ impl Operation {
         let replaced =
             |name: &str| done.set.iter().any(|edit| edit.existing == Existing::Overwrite && edit.name == *name);
         let upstream = head.headers.iter().filter(|field| !done.removes(field.name) && !replaced(field.name));
-        let texts: Vec<(&str, &str)> = upstream.filter_map(|field| Some((field.name, field.text()?))).collect();
+        let texts = upstream.filter_map(|field| Some((field.name, field.text()?)));
         let ours = done.set.iter().map(|edit| (&*edit.name, &*edit.value));
-        let response = Response { status: head.status, headers: texts.into_iter().chain(ours) };
+        let response = Response { status: head.status, headers: texts.chain(ours) };
         when.holds(cx, response).unwrap_or(false)
     }
 }

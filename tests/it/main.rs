@@ -19,6 +19,7 @@ mod extract;
 mod load;
 mod mmdb;
 mod pipeline;
+mod proc;
 mod redis;
 mod redis_interop;
 mod redis_secure;

@@ -109,11 +109,13 @@ pub(crate) struct Call {
     target: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    /// Sent as chunks instead of `body` when there are any.
+    chunks: Vec<Vec<u8>>,
 }
 
 impl Call {
     pub(crate) fn new(method: &str, target: &str) -> Self {
-        Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
+        Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new(), chunks: Vec::new() }
     }
 
     pub(crate) fn get(target: &str) -> Self {
@@ -133,6 +135,12 @@ impl Call {
     pub(crate) fn body(mut self, media: &str, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self.header("content-type", media)
+    }
+
+    /// A body of unknown length, in chunks that are written one by one.
+    pub(crate) fn chunks(mut self, media: &str, chunks: &[&[u8]]) -> Self {
+        self.chunks = chunks.iter().map(|chunk| chunk.to_vec()).collect();
+        self.header("content-type", media).header("transfer-encoding", "chunked")
     }
 
     /// A body without a media type.
@@ -159,6 +167,13 @@ impl Call {
         stream.write_all(head.as_bytes())?;
         // The other side may answer before it has read everything.
         drop(stream.write_all(&self.body));
+        for chunk in &self.chunks {
+            drop(write!(stream, "{:x}\r\n", chunk.len()).and_then(|()| stream.write_all(chunk)));
+            drop(stream.write_all(b"\r\n").and_then(|()| stream.flush()));
+        }
+        if !self.chunks.is_empty() {
+            drop(stream.write_all(b"0\r\n\r\n"));
+        }
         read_answer(&mut BufReader::new(stream), &self.method)
     }
 
@@ -256,6 +271,13 @@ fn serve(stream: TcpStream, seen: &AtomicU64) -> std::io::Result<()> {
             length = line.strip_prefix("content-length: ").and_then(|text| text.parse().ok()).unwrap_or(length);
             chunked |= line == "transfer-encoding: chunked";
         }
+        if head.to_ascii_lowercase().contains("upgrade: websocket") {
+            seen.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")?;
+            // From here on an echo.
+            std::io::copy(&mut reader, &mut stream)?;
+            return Ok(());
+        }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         while chunked {
@@ -272,7 +294,9 @@ fn serve(stream: TcpStream, seen: &AtomicU64) -> std::io::Result<()> {
         let status = target.strip_prefix("/status/").and_then(|text| text.get(..3)?.parse().ok()).unwrap_or(200_u16);
         let answer = format!("{head}body-bytes: {}\n", body.len());
         let length = answer.len();
-        let head = format!("HTTP/1.1 {status} X\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n");
+        let leak = if target.starts_with("/leak") { "x-powered-by: php\r\nvary: Accept\r\n" } else { "" };
+        let head =
+            format!("HTTP/1.1 {status} X\r\ncontent-type: text/plain\r\n{leak}content-length: {length}\r\n\r\n");
         // In one piece: the network would hold back the second until the first is acknowledged.
         stream.write_all((head + &answer).as_bytes())?;
     }
@@ -311,11 +335,20 @@ impl Stack {
         edit: impl Fn(String) -> String,
         edit_policy: impl Fn(String) -> String,
     ) -> Self {
+        Self::of("ext_authz.yaml", &edit_policy(policy(security, rest, 0, 0)), edit)
+    }
+
+    /// The shipped Envoy `file`, changed by `edit`, and a policy file whose ports are written as 0.
+    #[track_caller]
+    pub(crate) fn of(file: &str, policy: &str, edit: impl Fn(String) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let application = Application::start();
         let (port, admin, grpc, envoy_admin) = (free_port(), free_port(), free_port(), free_port());
-        let guard = guard(folder.path(), &edit_policy(policy(security, rest, grpc, admin)), admin);
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy/ext_authz.yaml");
+        let policy = policy
+            .replace("grpc: 127.0.0.1:0", &format!("grpc: 127.0.0.1:{grpc}"))
+            .replace("address: 127.0.0.1:0", &format!("address: 127.0.0.1:{admin}"));
+        let guard = guard(folder.path(), &policy, admin);
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy").join(file);
         let text = edit(std::fs::read_to_string(shipped).unwrap())
             // All clients are on this machine; Envoy must not add itself to what they say about themselves.
             .replace("use_remote_address: true", "use_remote_address: true\n                skip_xff_append: true")
@@ -337,9 +370,7 @@ impl Stack {
         );
         envoy.wait(|_| is_ready(envoy_admin, "/ready"));
         // Ready means that the listener is open; the guard's cluster is healthy once /clusters says so.
-        envoy.wait(|_| {
-            Call::get("/clusters").try_send(envoy_admin).is_ok_and(|a| a.body.contains("::health_flags::healthy"))
-        });
+        envoy.wait(|_| Call::get("/clusters").try_send(envoy_admin).is_ok_and(|a| is_guard_healthy(&a.body)));
         Self { envoy, guard, application, port, admin, envoy_admin, grpc, folder }
     }
 
@@ -363,7 +394,7 @@ impl Stack {
     pub(crate) fn wait_for_guard(&mut self) {
         let (port, admin) = (self.port, self.envoy_admin);
         self.envoy.wait(|_| {
-            Call::get("/clusters").try_send(admin).is_ok_and(|a| a.body.contains("::health_flags::healthy"))
+            Call::get("/clusters").try_send(admin).is_ok_and(|a| is_guard_healthy(&a.body))
                 && Call::new("HEAD", "/").from("192.0.2.254").try_send(port).is_ok_and(|a| a.status != 503)
         });
     }
@@ -401,6 +432,11 @@ pub(crate) fn guard(folder: &Path, policy: &str, admin: u16) -> Process {
     );
     guard.wait(|_| is_ready(admin, "/readyz"));
     guard
+}
+
+/// What Envoy says of its clusters: the application's says `healthy` without being asked.
+fn is_guard_healthy(clusters: &str) -> bool {
+    clusters.lines().any(|line| line.starts_with("envoy-guard::") && line.ends_with("::health_flags::healthy"))
 }
 
 fn is_ready(port: u16, path: &str) -> bool {

@@ -68,14 +68,14 @@ impl<S: State + 'static> Proc<S> {
             async move {
                 let prepared = self.desk.prepared();
                 let messages = Messages::new(body, prepared.message_bytes_max);
-                let (end, status) = self.follow(&prepared, messages, (route.as_deref(), &outbox)).await;
-                self.recorder.stream_ended(end);
+                let end = End { recorder: Rc::clone(&self.recorder), is: Cell::new(StreamEnd::Broken) };
+                let (how, status) = self.follow(&prepared, messages, (route.as_deref(), &outbox, &end)).await;
+                end.is.set(how);
                 status
             }
         };
         let panicked = move || {
             recorder.panicked();
-            recorder.stream_ended(StreamEnd::Failed);
             write::failure(500, FAILED, "envoy_guard_fail_internal")
         };
         let mut response = Response::new(Answers::new(outbox, run, panicked));
@@ -88,12 +88,12 @@ impl<S: State + 'static> Proc<S> {
         &self,
         prepared: &Prepared,
         mut messages: Messages<B>,
-        by: (Option<&str>, &Outbox),
+        by: (Option<&str>, &Outbox, &End),
     ) -> (StreamEnd, &'static str)
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let (route, outbox) = by;
+        let (route, outbox, end) = by;
         let first = match receive(&mut messages, FIRST_WITHIN).await {
             Ok(Some(first)) => first,
             Ok(None) => return (StreamEnd::Answered, OK),
@@ -108,6 +108,11 @@ impl<S: State + 'static> Proc<S> {
         };
         exchange.take(&opening, &first).await;
         while !exchange.session.is_closed() {
+            // Envoy resets the stream when it needs no more answers, and nobody runs this any further.
+            end.is.set(match exchange.session.ending() {
+                Ending::Answered => StreamEnd::Answered,
+                Ending::Unanswered | Ending::Closed => StreamEnd::Broken,
+            });
             let message = match receive(&mut messages, prepared.idle).await {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
@@ -125,6 +130,18 @@ impl<S: State + 'static> Proc<S> {
             Ending::Closed if exchange.has_failed => (StreamEnd::Failed, INTERNAL),
             Ending::Closed => (StreamEnd::Refused, OK),
         }
+    }
+}
+
+/// Counts how a stream ends, whoever ends it.
+struct End {
+    recorder: Rc<Recorder>,
+    is: Cell<StreamEnd>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.recorder.stream_ended(self.is.get());
     }
 }
 
