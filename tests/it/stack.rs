@@ -295,8 +295,7 @@ fn serve(stream: TcpStream, seen: &AtomicU64) -> std::io::Result<()> {
         let answer = format!("{head}body-bytes: {}\n", body.len());
         let length = answer.len();
         let leak = if target.starts_with("/leak") { "x-powered-by: php\r\nvary: Accept\r\n" } else { "" };
-        let head =
-            format!("HTTP/1.1 {status} X\r\ncontent-type: text/plain\r\n{leak}content-length: {length}\r\n\r\n");
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-type: text/plain\r\n{leak}content-length: {length}\r\n\r\n");
         // In one piece: the network would hold back the second until the first is acknowledged.
         stream.write_all((head + &answer).as_bytes())?;
     }
