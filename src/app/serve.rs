@@ -236,11 +236,19 @@ fn remark(snapshot: &Snapshot) {
 impl Report for House {
     fn readiness(&self) -> (bool, Value) {
         let (snapshot, draining) = (self.live.snapshot(), self.draining.load(Ordering::Relaxed));
+        let health = self.state.health();
         let details = json!({
             "ready": !draining,
             "draining": draining,
             // A lost Redis degrades the service; it does not take it out of rotation.
-            "state": if self.state.is_well() { "well" } else { "degraded" },
+            "state": if health.is_well { "well" } else { "degraded" },
+            "state_detail": {
+                "backend": health.backend,
+                "hears_other_replicas": health.is_listening,
+                "failures": health.counts.failures,
+                "stand_ins": health.stood_in.calls,
+                "times_lost": health.counts.breaker_opened,
+            },
             "version": snapshot.version,
             "hash": snapshot.hash,
             "reload": *self.live.status(),
@@ -330,6 +338,13 @@ fn count_redis(state: &Backend) -> Vec<Sample> {
         counter("redis_script_reloads", "Scripts that Redis had forgotten", counts.script_reloads),
         counter("redis_pushes", "Changes heard from other replicas", counts.pushes),
     ];
+    samples.push(Sample {
+        name: "redis_listening",
+        help: "1 while changes by other replicas are heard",
+        is_counter: false,
+        label: None,
+        value: u64::from(redis.is_listening()),
+    });
     if let Some(both) = both {
         samples.push(counter("state_stand_ins", "Calls that memory answered in the place of Redis", both.calls));
         samples.push(counter("state_losses", "Times Redis was lost and memory took over", both.episodes));

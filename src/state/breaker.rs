@@ -63,9 +63,9 @@ impl Breaker {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// A call was answered.
-    pub(super) fn succeeded(&self) {
-        *self.lock() = Phase::Closed(0);
+    /// A call was answered; true when that closes the breaker.
+    pub(super) fn succeeded(&self) -> bool {
+        !matches!(std::mem::replace(&mut *self.lock(), Phase::Closed(0)), Phase::Closed(_))
     }
 
     /// A call was answered, which does not show that the calls that failed would be: nothing changes, but others may probe.
@@ -76,9 +76,10 @@ impl Breaker {
         }
     }
 
-    /// A call was not answered.
-    pub(super) fn failed(&self, now: Instant) {
+    /// A call was not answered; true when that opens the breaker, after it was closed.
+    pub(super) fn failed(&self, now: Instant) -> bool {
         let mut phase = self.lock();
+        let was_closed = matches!(*phase, Phase::Closed(_));
         *phase = match *phase {
             Phase::Closed(failures) if failures + 1 < FAILURES_MAX => Phase::Closed(failures + 1),
             Phase::Closed(_) => {
@@ -92,6 +93,7 @@ impl Breaker {
                 Phase::Open { until: now + jittered(wait), wait }
             }
         };
+        was_closed && !matches!(*phase, Phase::Closed(_))
     }
 
     fn lock(&self) -> MutexGuard<'_, Phase> {
@@ -112,15 +114,16 @@ mod tests {
     fn opens_after_repeated_failures_and_probes_one_at_a_time() {
         let (breaker, start) = (Breaker::default(), Instant::now());
         for _ in 1..FAILURES_MAX {
-            breaker.failed(start);
+            assert!(!breaker.failed(start));
             assert!(breaker.admits(start));
         }
-        breaker.failed(start);
+        assert!(breaker.failed(start), "it opens");
+        assert!(!breaker.failed(start), "it is open");
         assert!(!breaker.admits(start));
         let later = start + WAIT_MIN * 2;
         assert!(breaker.admits(later), "one call probes");
         assert!(!breaker.admits(later), "the next does not");
-        breaker.succeeded();
+        assert!(breaker.succeeded() && !breaker.succeeded());
         assert!(breaker.admits(later) && breaker.is_closed());
         assert_eq!(breaker.opened(), 1);
     }
@@ -128,7 +131,9 @@ mod tests {
     #[test]
     fn waits_longer_after_each_failed_probe_but_never_beyond_its_bound() {
         let (breaker, mut now) = (Breaker::default(), Instant::now());
-        (0..FAILURES_MAX).for_each(|_| breaker.failed(now));
+        for _ in 0..FAILURES_MAX {
+            breaker.failed(now);
+        }
         for _ in 0..20 {
             now += WAIT_MAX * 2;
             assert!(breaker.admits(now));
@@ -141,7 +146,9 @@ mod tests {
     #[test]
     fn an_answer_that_shows_nothing_neither_closes_it_nor_keeps_others_from_probing() {
         let (breaker, start) = (Breaker::default(), Instant::now());
-        (0..FAILURES_MAX).for_each(|_| breaker.failed(start));
+        for _ in 0..FAILURES_MAX {
+            breaker.failed(start);
+        }
         let probe = start + WAIT_MIN * 2;
         assert!(breaker.admits(probe));
         breaker.inconclusive(probe);
@@ -155,7 +162,9 @@ mod tests {
     #[test]
     fn an_abandoned_probe_does_not_keep_it_open() {
         let (breaker, start) = (Breaker::default(), Instant::now());
-        (0..FAILURES_MAX).for_each(|_| breaker.failed(start));
+        for _ in 0..FAILURES_MAX {
+            breaker.failed(start);
+        }
         let probe = start + WAIT_MIN * 2;
         assert!(breaker.admits(probe));
         assert!(!breaker.admits(probe + PROBE_LEASE / 2));
@@ -166,7 +175,9 @@ mod tests {
     fn a_success_between_failures_counts_them_anew() {
         let (breaker, now) = (Breaker::default(), Instant::now());
         for _ in 0..10 {
-            (1..FAILURES_MAX).for_each(|_| breaker.failed(now));
+            for _ in 1..FAILURES_MAX {
+                breaker.failed(now);
+            }
             breaker.succeeded();
         }
         assert!(breaker.is_closed());

@@ -47,6 +47,7 @@ impl Failover {
     /// `redis`, and `memory` when it is away.
     #[must_use]
     pub fn new(redis: Redis, memory: Memory) -> Self {
+        redis.be_quiet();
         Self {
             redis,
             memory,
@@ -87,8 +88,13 @@ impl Failover {
         let hand_back = async {
             loop {
                 tokio::time::sleep(jittered(HAND_BACK_INTERVAL)).await;
-                if self.is_degraded() && self.redis.ping().await.is_ok() {
-                    self.note_well();
+                if self.is_degraded() {
+                    if self.redis.ping().await.is_ok() {
+                        self.note_well();
+                    }
+                } else if !self.redis.is_well() {
+                    // Lost although no request asked.
+                    self.note_degraded(&StateError::Unavailable("redis does not answer".to_owned()));
                 }
                 if !self.is_degraded()
                     && let Err(error) = self.hand_back(clock()).await
@@ -134,6 +140,10 @@ impl Failover {
     /// Redis did not answer a call; memory will.
     fn note_lost(&self, error: &StateError) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        self.note_degraded(error);
+    }
+
+    fn note_degraded(&self, error: &StateError) {
         if !self.redis.is_well() && !self.degraded.swap(true, Ordering::Relaxed) {
             self.episodes.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(%error, "redis is lost, memory takes over");

@@ -179,6 +179,21 @@ pub struct BanPage {
     pub next: Option<String>,
 }
 
+/// How state is doing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Health {
+    /// What the configuration chose.
+    pub backend: &'static str,
+    /// As good as configured: in memory, or in a Redis that answers.
+    pub is_well: bool,
+    /// Changes by other replicas are heard.
+    pub is_listening: bool,
+    /// What happened on the way to Redis.
+    pub counts: redis::RedisCounts,
+    /// How often memory stood in.
+    pub stood_in: failover::FailoverCounts,
+}
+
 /// How full the stores of this process are.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Sizes {
@@ -360,6 +375,33 @@ impl Backend {
                 sizes
             }
         }
+    }
+
+    /// The shared side, for operations that only it has.
+    #[must_use]
+    pub fn redis(&self) -> Option<&Redis> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(redis) => Some(redis),
+            Self::Failover(both) => Some(both.redis()),
+        }
+    }
+
+    /// How state is doing, for people.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let counts = self.redis().map(Redis::counts).unwrap_or_default();
+        let stood_in = match self {
+            Self::Failover(both) => both.counts(),
+            Self::Memory(_) | Self::Redis(_) => Default::default(),
+        };
+        let backend = match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+            Self::Failover(_) => "redis, memory behind it",
+        };
+        let is_listening = self.redis().is_none_or(Redis::is_listening);
+        Health { backend, is_well: self.is_well(), is_listening, counts, stood_in }
     }
 
     /// True when state is as good as configured: in memory, or in a Redis that answers.

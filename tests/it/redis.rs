@@ -544,6 +544,78 @@ async fn a_change_of_patterns_reaches_the_other_replica_and_so_does_one_by_guard
     }
 }
 
+#[tokio::test]
+async fn a_loss_is_noticed_and_over_without_any_request() {
+    let mut server = Server::start(&[]);
+    let quick = || Settings { connect_timeout: Some(Duration::from_millis(500)), ..settings(&server.url(), "p:") };
+    let backends = [
+        Backend::Redis(Box::new(Redis::new(quick()).unwrap())),
+        Backend::Failover(Box::new(Failover::new(Redis::new(quick()).unwrap(), Memory::default()))),
+    ];
+    let backends = backends.map(Arc::new);
+    let mut upkeep = tokio::task::JoinSet::new();
+    for state in &backends {
+        let kept = Arc::clone(state);
+        upkeep.spawn(async move { kept.maintain(|| NOW).await });
+        soon("it listens", async || state.health().is_listening).await;
+        assert!(state.health().is_well);
+    }
+    server.kill();
+    for state in &backends {
+        soon("the loss shows", async || !state.health().is_well && !state.health().is_listening).await;
+    }
+    let Backend::Failover(both) = &*backends[1] else { panic!("memory stands behind") };
+    soon("memory knows", async || both.is_degraded()).await;
+    assert!(hit(&*backends[0], "203.0.113.1", NOW).await.is_err(), "the strict one says so");
+    assert_eq!(hit(&*backends[1], "203.0.113.1", NOW).await.unwrap(), 1);
+    server.restart();
+    for state in &backends {
+        soon("its return shows", async || state.health().is_well && state.health().is_listening).await;
+        assert!(hit(&**state, "203.0.113.1", NOW).await.is_ok());
+        assert_eq!(state.health().counts.breaker_opened, 1, "lost once");
+    }
+    soon("memory hands over", async || !both.is_degraded()).await;
+    assert_eq!(both.counts().episodes, 1);
+}
+
+#[tokio::test]
+async fn what_participants_share_has_their_bytes() {
+    let server = Server::start(&[]);
+    let state = standalone(&server, "p:");
+    assert_eq!(state.cloud_ranges("AWS").await.unwrap(), None);
+    server.cli(&["set", "p:cloud_ranges_v2:AWS", "198.51.100.0/24,203.0.113.0/24|us-east-1"]);
+    assert_eq!(state.cloud_ranges("AWS").await.unwrap().unwrap().len(), 2);
+    let ranges = ["203.0.113.0/25|us-east-1", "10.0.0.0/8"].map(str::to_owned).into_iter().collect();
+    state.set_cloud_ranges("AWS", &ranges, std::num::NonZeroU32::new(60)).await.unwrap();
+    assert_eq!(server.cli(&["get", "p:cloud_ip_v2:AWS"]), r#"["10.0.0.0/8", "203.0.113.0/25|us-east-1"]"#);
+    assert_eq!(server.cli(&["ttl", "p:cloud_ip_v2:AWS"]), "60");
+    assert_eq!(state.cloud_ranges("AWS").await.unwrap(), Some(ranges));
+    state.clear_cloud_ranges().await.unwrap();
+    assert_eq!(server.cli(&["exists", "p:cloud_ip_v2:AWS"]), "0");
+
+    let cache = envoy_guard::state::redis::shared::HeaderCache {
+        csp: None,
+        hsts: Some(serde_json::json!({"max_age": 31536000, "include_subdomains": true, "preload": false})),
+        custom: Some(serde_json::json!({"X-A": "é"})),
+    };
+    state.set_header_cache(&cache).await.unwrap();
+    assert_eq!(
+        server.cli(&["get", "p:security_headers:hsts_config"]),
+        r#"{"max_age": 31536000, "include_subdomains": true, "preload": false}"#
+    );
+    assert_eq!(server.cli(&["get", "p:security_headers:custom_headers"]), r#"{"X-A": "\u00e9"}"#);
+    assert_eq!(server.cli(&["ttl", "p:security_headers:hsts_config"]), "86400");
+    assert_eq!(state.header_cache().await.unwrap(), cache);
+
+    assert_eq!(state.rules_snapshot().await.unwrap(), None);
+    let rules = envoy_guard::state::formats::RulesSnapshot::new(Default::default());
+    state.set_rules_snapshot(&rules).await.unwrap();
+    assert_eq!(state.rules_snapshot().await.unwrap(), Some(rules));
+    assert_eq!(server.cli(&["ttl", "p:dynamic_rules:last_known"]), "-1");
+    server.cli(&["set", "p:dynamic_rules:last_known", "{}"]);
+    assert_eq!(state.rules_snapshot().await.unwrap(), None);
+}
+
 /// Requests that pass a cached rule on so many replicas, and the calls of scripts that it took.
 async fn admitted(replicas: usize, limit: u32, settle: bool) -> (u32, u64) {
     let server = Server::start(&[]);

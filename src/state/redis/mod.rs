@@ -13,6 +13,7 @@ mod push;
 mod restore;
 mod script;
 pub mod settings;
+pub mod shared;
 pub mod store;
 
 use std::collections::BTreeSet;
@@ -57,6 +58,8 @@ pub struct Redis {
     networks_changed: AtomicU64,
     /// True while pushes arrive, which is what a remembered clean client relies on.
     listening: AtomicBool,
+    /// Losing Redis is told here; with memory behind it, that is told there.
+    announces: AtomicBool,
     /// True once bans under old spellings were moved.
     migrated: AtomicBool,
     provenance: Provenance,
@@ -117,6 +120,7 @@ impl Redis {
             networks: Networks::default(),
             networks_changed: AtomicU64::new(0),
             listening: AtomicBool::new(false),
+            announces: AtomicBool::new(true),
             migrated: AtomicBool::new(false),
             provenance: Provenance::default(),
             patterns_changed: tokio::sync::watch::Sender::new(0),
@@ -131,6 +135,11 @@ impl Redis {
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.breaker.is_closed()
+    }
+
+    /// Leaves it to somebody else to tell that Redis was lost or is back.
+    pub(super) fn be_quiet(&self) {
+        self.announces.store(false, Ordering::Relaxed);
     }
 
     /// True while changes by other replicas are heard.
@@ -163,7 +172,14 @@ impl Redis {
     /// Redis takes writes.
     fn wrote(&self) {
         self.refuses_writes.store(false, Ordering::Relaxed);
-        self.breaker.succeeded();
+        self.answered();
+    }
+
+    /// Redis answered; says so once when it had been lost.
+    fn answered(&self) {
+        if self.breaker.succeeded() && self.announces.load(Ordering::Relaxed) {
+            tracing::info!("redis is back");
+        }
     }
 
     /// What happened on the way to Redis.
@@ -223,10 +239,13 @@ impl Redis {
 
     /// Runs a script, with its text when the server does not know it.
     async fn run(&self, script: &Script, keys: &[String], arguments: &[String]) -> Result<Value, StateError> {
+        let start = Instant::now();
         match self.attempt(&script.by_name(keys, arguments), self.settings.deadline).await {
             Err(Failure::NoScript) => {
                 self.counts.reloads.fetch_add(1, Ordering::Relaxed);
-                self.call(&script.by_text(keys, arguments)).await
+                // What is left of the one deadline.
+                let left = self.settings.deadline.saturating_sub(start.elapsed());
+                Ok(self.attempt(&script.by_text(keys, arguments), left).await?)
             }
             other => other.map_err(StateError::from),
         }
@@ -263,7 +282,7 @@ impl Redis {
                 if self.refuses_writes.load(Ordering::Relaxed) {
                     self.breaker.inconclusive(Instant::now());
                 } else {
-                    self.breaker.succeeded();
+                    self.answered();
                 }
             }
             Err(failure) => {
@@ -271,7 +290,9 @@ impl Redis {
                     self.refuses_writes.store(true, Ordering::Relaxed);
                 }
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                self.breaker.failed(Instant::now());
+                if self.breaker.failed(Instant::now()) && self.announces.load(Ordering::Relaxed) {
+                    tracing::warn!(error = %failure, "redis is lost, what needs it cannot be decided");
+                }
                 if matches!(result, Err(Failure::State(StateError::Deadline))) && !self.breaker.is_closed() {
                     // The path to the server may be dead without either end knowing.
                     self.links.discard_mine();
@@ -341,6 +362,15 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoScript => f.write_str("redis forgot a script"),
+            Self::ReadOnly(error) | Self::State(error) => error.fmt(f),
+        }
+    }
+}
+
 impl From<Failure> for StateError {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -399,7 +429,7 @@ impl State for Redis {
             self.ask_redis(&Inquiry { ban: key.as_deref(), limits, rules: &tests, onward, now }).await
         };
         let told = self.settle(&local, &tests, told, now)?;
-        if !told.counts.is_empty() {
+        if !told.counts.is_empty() || told.rules.iter().any(|standing| !standing.exceeded) {
             self.wrote();
         }
         // A Redis that may have lost its data does not end a ban that is known here.
