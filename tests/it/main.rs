@@ -24,6 +24,7 @@ mod redis;
 mod redis_interop;
 mod redis_secure;
 mod redis_servers;
+mod replicas;
 mod service;
 mod stack;
 mod state;

@@ -19,8 +19,12 @@ use envoy_guard::model::place::{CountryCode, CountryTable};
 use envoy_guard::model::time::Timestamp;
 use envoy_guard::request::headers::Headers;
 use envoy_guard::request::{Body, Request, Tls};
+use envoy_guard::state::State;
 use envoy_guard::state::memory::Memory;
 use serde_json::{Map, Value, json};
+use tokio::runtime::Runtime;
+
+use crate::redis_servers::{Server, standalone};
 
 /// Cases about rules over responses, which a later feature evaluates.
 const BEHAVIOR_CASES: [&str; 3] = [
@@ -48,6 +52,19 @@ fn ip_control_cases_hold() {
 #[test]
 fn rate_limit_cases_hold() {
     assert_eq!(run("rate_limits"), (5, 19));
+}
+
+#[test]
+fn rate_limit_cases_hold_on_redis() {
+    let server = Server::start(&[]);
+    let (mut held, mut differences) = (0, Vec::new());
+    for (number, case) in cases("rate_limits").iter().enumerate() {
+        let state = standalone(&server, &format!("{number}:"));
+        held += drive_case_on(&state, case, Profile::Balanced, &mut differences);
+        assert_ne!(server.cli(&["keys", &format!("{number}:*")]), "", "Redis counted");
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert_eq!(held, 19);
 }
 
 #[test]
@@ -119,14 +136,19 @@ fn blank<'r>() -> Request<'r> {
 }
 
 fn drive_case(case: &Value, profile: Profile, differences: &mut Vec<String>) -> usize {
+    drive_case_on(&Memory::new(1000), case, profile, differences)
+}
+
+fn drive_case_on(state: &impl State, case: &Value, profile: Profile, differences: &mut Vec<String>) -> usize {
     let policy = policy(case, profile);
-    let state = Memory::new(1000);
+    // Connections belong to the runtime that opened them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let drives = case["drives"].as_array().unwrap();
     let expected = case["expected"].as_array().unwrap();
     assert_eq!(drives.len(), expected.len());
     for (number, (drive, expected)) in drives.iter().zip(expected).enumerate() {
         let now = Timestamp(START + number as f64 * 0.01);
-        let found = observe(&policy, &state, drive, now);
+        let found = observe(&policy, (state, &runtime), drive, now);
         for (key, expected) in expected.as_object().unwrap() {
             let found = found.get(key).unwrap_or(&Value::Null);
             if comparable(found) != comparable(expected) {
@@ -187,7 +209,12 @@ fn route((path, fields): (&String, &Value)) -> RouteConfig {
     RouteConfig { name: path.clone(), matches: vec![exact], ..route }
 }
 
-fn observe(policy: &Policy, state: &Memory, drive: &Value, now: Timestamp) -> Map<String, Value> {
+fn observe(
+    policy: &Policy,
+    (state, runtime): (&impl State, &Runtime),
+    drive: &Value,
+    now: Timestamp,
+) -> Map<String, Value> {
     let text = |field: &str, default: &'static str| drive[field].as_str().unwrap_or(default).to_owned();
     let (method, path, peer) = (text("method", "GET"), text("url_path", "/api"), text("client_ip", ""));
     let body = text("body", "");
@@ -209,15 +236,11 @@ fn observe(policy: &Policy, state: &Memory, drive: &Value, now: Timestamp) -> Ma
         peer: peer.as_str().into(),
         ..blank()
     };
-    let decision = block_on(decide(policy, state, &request, now, &Unmetered));
+    let decision = runtime.block_on(decide(policy, state, &request, now, &Unmetered));
     if drive["stage"] == "process_response" {
         return response(&decision, drive);
     }
     answer(&decision, &peer, &path, &method)
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 /// What the upstream's response becomes when the request is allowed.

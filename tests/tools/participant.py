@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 from guard_core.handlers.behavior_handler import BehaviorRule, BehaviorTracker
+from guard_core.handlers import dynamic_rule_handler
 from guard_core.handlers.cloud_ip_stores import RedisCloudIpStore
 from guard_core.handlers.ipban_handler import ip_ban_manager
 from guard_core.handlers.ratelimit_handler import RateLimitManager
@@ -19,6 +20,12 @@ from guard_core.models import SecurityConfig
 
 async def refuse(status, body):
     return SimpleNamespace(status_code=status, body=body, headers={})
+
+
+async def rules_of(config, redis, act):
+    manager = dynamic_rule_handler.DynamicRuleManager(config)
+    manager.redis_handler = redis
+    return await act(manager)
 
 
 async def answer(parts, command):
@@ -40,6 +47,23 @@ async def answer(parts, command):
                 rate_limit=command["limit"], rate_limit_window=command["window"],
             )
             return refused is None
+        case "hits":
+            passed = [0] * len(command["ips"])
+
+            async def some(start):
+                for place in range(start, len(passed), 50):
+                    for _ in range(command["times"]):
+                        hit = {**command, "op": "hit", "ip": command["ips"][place]}
+                        passed[place] += await answer(parts, hit)
+
+            await asyncio.gather(*(some(start) for start in range(50)))
+            return passed
+        case "rules_write":
+            rules = dynamic_rule_handler.DynamicRules(**command["rules"])
+            return await rules_of(config, redis, lambda manager: manager._persist_last_known_rules(rules))
+        case "rules_read":
+            rules = await rules_of(config, redis, lambda manager: manager._load_last_known_rules())
+            return None if rules is None else rules.model_dump(mode="json")
         case "usage":
             rule = BehaviorRule(rule_type="usage", threshold=command["threshold"], window=command["window"])
             return await behavior.track_endpoint_usage(command["endpoint"], command["ip"], rule)
