@@ -5,11 +5,12 @@ ENVOY_VERSION ?= 1.40
 PROFILE := release
 GUARD := target/$(PROFILE)/envoy-guard
 CACHE := .cache
+FUZZ_SECONDS ?= 600
 # Labelled requests for `make quality`; they are not part of this repository.
 CORPORA ?= $(firstword $(wildcard ../*/corpora))
 export ENVOY_VERSION
 
-.PHONY: help deps deps-run build run demo test lint bench quality docs clean
+.PHONY: help deps deps-run build run demo test lint bench quality fuzz docs clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +43,9 @@ bench: deps ## measure, print ratios, write target/bench.json
 
 quality: build ## score the verdicts on labelled requests (CORPORA=folder), write target/quality.json
 	@$(CACHE)/venv/bin/python tests/tools/quality.py $(GUARD) --corpora "$(CORPORA)" $(QUALITY_FLAGS)
+
+fuzz: ## every parser against random input, FUZZ_SECONDS=600 each; FUZZ="target ..." for some
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz/run.sh $(FUZZ)
 
 clean: ## remove what was built and fetched
 	cargo clean

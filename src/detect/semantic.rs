@@ -1,9 +1,10 @@
 //! What a text is about, when no row knows it: words of attacks, structure, disorder. A score and kinds of attack.
 //!
 //! Nearly every value is ordinary, and proven so without analysis: a bound above every score it could get stays below
-//! the threshold. guard-core's trial parse of a text as a Python expression (0.06 of the score at most) is left out.
+//! the threshold. Whether a text is an expression of Python, which is the dearest question, is asked last.
 
 mod measure;
+mod python;
 
 use serde::Serialize;
 
@@ -19,6 +20,10 @@ const TOKENS_MAX: usize = 1000;
 const STRUCTURE_TOKENS_MAX: usize = 10;
 /// Code points that disorder and encodings are measured on.
 const MEASURED_CHARS_MAX: usize = 10_000;
+/// Code points of a text that is tried as an expression of Python.
+const EXPRESSION_CHARS_MAX: usize = 1000;
+/// What being an expression adds to the risk of code injection.
+const EXPRESSION_RISK: f64 = 0.3;
 /// Share of unprintable characters from which a value is binary.
 const BINARY_SHARE: f64 = 0.2;
 
@@ -190,15 +195,42 @@ pub(crate) fn analyse(text: &str, raw: &str, threshold: f64, chars_max: usize) -
     }
     let text = first(text, chars_max);
     let bound = Bound::of(text);
-    if bound.score(1.0, true) <= threshold {
+    let stays_below = |probability, runs_code, is_expression| {
+        bound.score(probability, Marks { runs_code, is_expression }) <= threshold
+    };
+    if stays_below(1.0, true, true) {
         return None;
     }
     let words = Words::of(text);
-    if bound.score(words.probability_max(), words.runs_code) <= threshold || is_binary(raw) {
+    let highest = words.probability_max();
+    if stays_below(highest, words.runs_code, true) || is_binary(raw) {
         return None;
     }
-    let analysis = full(text, &words);
+    let is_expression = is_expression(text);
+    if stays_below(highest, words.runs_code, is_expression) {
+        return None;
+    }
+    let analysis = full(text, &words, is_expression);
     (threshold < analysis.score).then(|| Box::new(analysis))
+}
+
+/// True for a text of moderate length that is an expression of Python.
+fn is_expression(text: &str) -> bool {
+    first(text, EXPRESSION_CHARS_MAX).len() == text.len() && python::is_expression(text)
+}
+
+/// Marks of code that a glance at the bytes does not show.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    runs_code: bool,
+    is_expression: bool,
+}
+
+impl Marks {
+    fn risk(self) -> f64 {
+        let words = if self.runs_code { 0.2 } else { 0.0 };
+        words + if self.is_expression { EXPRESSION_RISK } else { 0.0 }
+    }
 }
 
 /// The first `count` code points.
@@ -254,9 +286,9 @@ impl Bound {
         }
     }
 
-    /// No score is higher, given the highest probability and whether words run code.
-    fn score(self, probability: f64, runs_code: bool) -> f64 {
-        let risk = self.risk + if runs_code { 0.2 } else { 0.0 };
+    /// No score is higher, given the highest probability and the marks of code.
+    fn score(self, probability: f64, marks: Marks) -> f64 {
+        let risk = (self.risk + marks.risk()).min(1.0);
         // The last term keeps rounding from making a bound lower than the score it bounds.
         0.3 * probability + self.obfuscation + 0.2 + 0.2 * risk + self.patterns + 1e-9
     }
@@ -319,7 +351,7 @@ fn is_binary(raw: &str) -> bool {
 }
 
 /// Measures everything.
-fn full(text: &str, words: &Words) -> Analysis {
+fn full(text: &str, words: &Words, is_expression: bool) -> Analysis {
     let structures = measure::structures(text);
     let has = |structure: Structure| structures.count(structure) != 0;
     let probability = |kind: Kind| {
@@ -336,7 +368,8 @@ fn full(text: &str, words: &Words) -> Analysis {
     let measured = first(text, MEASURED_CHARS_MAX);
     let (entropy, encoding_layers) = (measure::entropy(measured), measure::encoding_layers(measured));
     let is_obfuscated = measure::is_obfuscated(text, entropy, encoding_layers);
-    let code_injection_risk = measure::code_injection_risk(text, has(Structure::FunctionCall), words.runs_code);
+    let marks = Marks { runs_code: words.runs_code, is_expression };
+    let code_injection_risk = measure::code_injection_risk(text, has(Structure::FunctionCall), marks);
     let structure_tokens: usize =
         Structure::ALL.iter().map(|structure| structures.count(*structure).min(STRUCTURE_TOKENS_MAX)).sum();
     let highest = attack_probabilities.iter().map(|(_, probability)| *probability).fold(0.0, f64::max);

@@ -80,6 +80,71 @@ fn wrong_in(file: &Path, detector: &Detector) -> (Vec<String>, [usize; 2]) {
     (wrong, counts)
 }
 
+/// `text` in the EBCDIC code page 037, as far as the texts below need it.
+fn ebcdic(text: &str) -> Vec<u8> {
+    let code = |byte: u8| match byte {
+        b'a'..=b'i' => byte - b'a' + 0x81,
+        b'j'..=b'r' => byte - b'j' + 0x91,
+        b's'..=b'z' => byte - b's' + 0xa2,
+        b'A'..=b'I' => byte - b'A' + 0xc1,
+        b'J'..=b'R' => byte - b'J' + 0xd1,
+        b'S'..=b'Z' => byte - b'S' + 0xe2,
+        b'0'..=b'9' => byte - b'0' + 0xf0,
+        b' ' => 0x40,
+        b'=' => 0x7e,
+        b'-' => 0x60,
+        b'\'' => 0x7d,
+        other => panic!("{other} is not in the table"),
+    };
+    text.bytes().map(code).collect()
+}
+
+/// Bodies whose bytes hide a text, each with the text that must be found and one that must pass.
+#[test]
+fn coded_bodies_are_read_like_plain_ones() {
+    type Hide = fn(&str) -> (&'static str, &'static str, Vec<u8>);
+    let transforms: [(&str, Hide); 6] = [
+        ("36 folded multipart headers, two boundaries", |text| {
+            let body = format!(
+                "--X7\r\nContent-Disposition: form-data;\r\n name=\"a\"; filename*=utf-8''a.txt\r\n\r\n{text}\r\n--X7--\r\n"
+            );
+            ("multipart/form-data; boundary=X7; boundary=Y8", "", body.into_bytes())
+        }),
+        ("37 gzip", |text| {
+            let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            std::io::Write::write_all(&mut coder, format!("id={}", encode(text, "")).as_bytes()).unwrap();
+            ("application/x-www-form-urlencoded", "gzip", coder.finish().unwrap())
+        }),
+        ("38 EBCDIC", |text| ("text/plain; charset=ibm037", "", ebcdic(text))),
+        ("38 UTF-16", |text| {
+            let body = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            ("text/plain; charset=utf-16le", "", body)
+        }),
+        ("38 UTF-7", |text| {
+            let body = text.replace('\'', "+ACc-").replace('=', "+AD0-");
+            ("text/plain; charset=utf-7", "", body.into_bytes())
+        }),
+        ("41 padding", |text| {
+            let body = serde_json::json!({"filler": "lorem ipsum ".repeat(12_000), "id": text}).to_string();
+            ("application/json", "", body.into_bytes())
+        }),
+    ];
+    let detector = Detector::compile(&SecurityConfig::default(), &DetectionConfig::default()).unwrap();
+    for (name, hide) in transforms {
+        for (text, expected) in [("4' or '4'='4", true), ("it is 4 or 5", false)] {
+            let (kind, coding, body) = hide(text);
+            let mut input = request("body:text/plain", "");
+            input.headers.retain(|(name, _)| name != "content-type");
+            input.headers.push(("content-type".into(), kind.into()));
+            input.headers.push(("content-encoding".into(), coding.into()));
+            input.headers.retain(|(_, value)| !value.is_empty());
+            input.body = body;
+            let finding = detector.inspect(&input.view(), &Scope::default(), &Unmetered).finding;
+            assert_eq!(finding.is_some(), expected, "{name}: {text}: {finding:?}");
+        }
+    }
+}
+
 #[test]
 fn attacks_are_blocked_and_their_look_alikes_pass() {
     let detector = Detector::compile(&SecurityConfig::default(), &DetectionConfig::default()).unwrap();

@@ -403,7 +403,9 @@ fn suits(name: &[u8], first: &[u8]) -> bool {
         b"openssl" => is_one_of(&[b"s_client", b"enc", b"req", b"rsa", b"x509", b"passwd", b"base64"]),
         b"busybox" => 2 <= first.len() && first.iter().all(u8::is_ascii_alphanumeric),
         b"cat" | b"less" | b"more" | b"tac" | b"nl" | b"type" => {
-            first.contains(&b'*') || first.contains(&b'?') && first.len() < 16
+            // A question mark at the end ends a question.
+            let asks = first.split_last().is_some_and(|(_, head)| head.contains(&b'?'));
+            first.contains(&b'*') || asks && first.len() < 16
         }
         _ => false,
     }

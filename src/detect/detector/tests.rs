@@ -175,3 +175,20 @@ fn rows_are_compiled_again_only_when_they_changed() {
     assert!(!again(&security, &guard_core, &[]));
     assert!(!again(&security, &detection, &[PatternFile { name: "extra", text: EXTRA }]));
 }
+
+#[test]
+fn odd_text_of_no_known_kind_convicts_under_our_profile_only_what_a_row_suspects_too() {
+    let odd = format!("window location cookie document <b> f(x) {{a}} $b c++ d://e cafe0123 {}", "z".repeat(100));
+    let rows =
+        |report: &Report| -> Vec<String> { report.threats.iter().map(|threat| threat.row.to_string()).collect() };
+    let context = Context::new(Source::Unknown, "");
+    let alone = EXTRA_DETECTOR.detect(&odd, &context);
+    assert_eq!((alone.is_threat, rows(&alone)), (false, vec![SUSPICIOUS.to_owned()]));
+    let suspected = EXTRA_DETECTOR.detect(&format!("{odd} halfway"), &context);
+    assert!(suspected.is_threat, "{:?}", rows(&suspected));
+    assert_eq!(rows(&suspected), ["T-HALF", SUSPICIOUS]);
+    // Half a threat without the oddness is none, and neither is oddness without a score above the threshold.
+    assert!(!EXTRA_DETECTOR.detect("halfway", &context).is_threat);
+    let reference = GUARD_CORE.detect(&odd, &context);
+    assert!(reference.is_threat && rows(&reference).contains(&SUSPICIOUS.to_owned()), "{:?}", rows(&reference));
+}

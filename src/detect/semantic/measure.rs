@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use hashbrown::HashMap;
 use regex::{Regex, RegexBuilder};
 
-use crate::detect::semantic::{Analysis, SuspiciousPattern, first};
+use crate::detect::semantic::{Analysis, Marks, SuspiciousPattern, first};
 
 /// Code points shown on each side of a structure.
 const CONTEXT: usize = 20;
@@ -161,9 +161,9 @@ pub(super) fn is_obfuscated(text: &str, entropy: f64, layers: u32) -> bool {
 }
 
 /// How much a text looks like code, 0 to 1.
-pub(super) fn code_injection_risk(text: &str, calls: bool, runs_code: bool) -> f64 {
+pub(super) fn code_injection_risk(text: &str, calls: bool, others: Marks) -> f64 {
     let marks: f64 = CODE.iter().filter(|(regex, _)| regex.is_match(text)).map(|(_, risk)| risk).sum();
-    let risk = marks + if calls { 0.2 } else { 0.0 } + if runs_code { 0.2 } else { 0.0 };
+    let risk = marks + if calls { 0.2 } else { 0.0 } + others.risk();
     // Tenths do not add up exactly in binary.
     ((risk * 10.0).round() / 10.0).min(1.0)
 }

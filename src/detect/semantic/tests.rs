@@ -1,7 +1,7 @@
 use super::*;
 
 fn score_of(text: &str) -> f64 {
-    full(text, &Words::of(text)).score
+    full(text, &Words::of(text), is_expression(text)).score
 }
 
 const ORDINARY: [&str; 9] = [
@@ -23,9 +23,10 @@ fn the_bound_is_never_below_the_score() {
         .chain(&["${x} <t> (y) {w} a://b {{render(jinja(template(mustache(ejs(pug(twig))))))}}", "\\u0041%41&amp;(((("])
     {
         let (bound, words) = (Bound::of(text), Words::of(text));
-        let analysis = full(text, &words);
-        assert!(analysis.score <= bound.score(words.probability_max(), words.runs_code), "{text}");
-        assert!(analysis.score <= bound.score(1.0, true), "{text}");
+        let marks = Marks { runs_code: words.runs_code, is_expression: is_expression(text) };
+        let analysis = full(text, &words, marks.is_expression);
+        assert!(analysis.score <= bound.score(words.probability_max(), marks), "{text}");
+        assert!(analysis.score <= bound.score(1.0, Marks { runs_code: true, is_expression: true }), "{text}");
     }
 }
 
@@ -53,4 +54,12 @@ fn off_and_binary_values_are_not_analysed() {
     let binary = format!("{dense}{}", "\u{1}".repeat(dense.len()));
     assert_eq!(analyse(dense, &binary, 0.7, 10_000), None);
     assert_eq!(analyse(dense, dense, 0.7, 10), None);
+}
+
+#[test]
+fn an_expression_of_python_adds_to_the_risk_when_it_is_not_long() {
+    let risk = |text: &str| full(text, &Words::of(text), is_expression(text)).code_injection_risk;
+    assert_eq!([risk("total"), risk("the total"), risk("eval(x)"), risk("eval(x")], [0.3, 0.0, 0.7, 0.2]);
+    let long = |count: usize| "x".repeat(count);
+    assert!(is_expression(&long(EXPRESSION_CHARS_MAX)) && !is_expression(&long(EXPRESSION_CHARS_MAX + 1)));
 }

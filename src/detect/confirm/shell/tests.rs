@@ -37,6 +37,8 @@ fn commands_are_found_behind_separators() {
             ("10.0.0.1\nwhoami", true),
             ("News & more</title>", false),
             ("who\nwhat\nwhere", false),
+            ("California has\nmore lawyers?\n\nWhy?", false),
+            ("; cat ???.txt", true),
             ("R&D; id card", false),
             ("cats; dogs; birds", false),
             ("a && b", false),

@@ -268,10 +268,16 @@ impl<'t> Scan<'t> {
 
     /// `into outfile '...'`.
     pub(super) fn outfile(&self, ahead: &mut Lexer<'t>) -> Option<usize> {
-        let name = ahead.next_code();
+        let mut name = ahead.next_code();
+        if name.kind == Kind::Arithmetic(b'+') {
+            name = ahead.next_code();
+        }
         let word = ahead.slice(name.start, name.end);
         let writes = word.eq_ignore_ascii_case(b"outfile") || word.eq_ignore_ascii_case(b"dumpfile");
-        let target = ahead.next_code();
+        let mut target = ahead.next_code();
+        if target.kind == Kind::Arithmetic(b'+') {
+            target = ahead.next_code();
+        }
         let file = matches!(target.kind, Kind::Quote(_) | Kind::Number | Kind::Variable);
         (writes && (file || self.left().dangles())).then_some(target.end)
     }

@@ -1,0 +1,53 @@
+//! One value through the decode chain, every row, every second look and the semantic analyser, in both profiles; and
+//! the glance that spares short plain texts the decode chain against the chain itself.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use envoy_guard::config::exclusions::{DetectionConfig, Profile};
+use envoy_guard::config::security::SecurityConfig;
+use envoy_guard::detect::{Context, Detector};
+use libfuzzer_sys::fuzz_target;
+
+/// A semantic threshold that every text exceeds: the analyser runs to its end.
+const THRESHOLD: f64 = 0.01;
+/// Texts up to this length get the glance; what is appended here puts any text beyond it and means nothing.
+const GLANCE_MAX: usize = 256;
+
+static DETECTORS: LazyLock<[Detector; 2]> = LazyLock::new(|| {
+    [Profile::Balanced, Profile::GuardCore].map(|profile| {
+        let security = SecurityConfig { detection_semantic_threshold: THRESHOLD, ..SecurityConfig::default() };
+        let detection = DetectionConfig { profile, ..DetectionConfig::default() };
+        Detector::compile(&security, &detection).expect("the built-in rows compile")
+    })
+});
+
+fuzz_target!(|data: &[u8]| {
+    let [place, text @ ..] = data else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let context = match place >> 1 & 7 {
+        0 => "query_param:q",
+        1 => "header:cookie",
+        2 => "header:referer",
+        3 => "url_path",
+        4 => "request_body",
+        5 => "request_body:form_field",
+        6 => "request_body:multipart_field",
+        _ => "unknown",
+    };
+    let detector = &DETECTORS[usize::from(place & 1)];
+    let report = detector.detect(text, &Context::parse(context));
+    assert_eq!(report.original_length, text.chars().count());
+    if report.processed_length != report.original_length || GLANCE_MAX < text.len() {
+        return;
+    }
+    // Blanks at an end or in a row would be taken away: those texts are not plain. Neither are texts that the chain
+    // changed without changing their length.
+    let filler = " zz".repeat(GLANCE_MAX / 3 + 1);
+    let is_plain = text.is_ascii() && !text.ends_with(' ') && !text.contains(['%', '&', '\\', '#', '-', '*', '/']);
+    if is_plain {
+        let long = format!("{text}{filler}");
+        let slow = detector.detect(&long, &Context::parse(context));
+        assert_eq!(slow.processed_length, long.chars().count(), "the chain changes what the glance calls plain: {text:?}");
+    }
+});
