@@ -19,7 +19,7 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// Counts snapshots of this process, from 1.
     pub version: u64,
-    /// SHA-256 of the configuration without its secrets, in hexadecimal.
+    /// Stands for the configuration, secrets included, in hexadecimal.
     pub hash: String,
     /// What the user should know about the configuration, and which settings do nothing.
     pub notices: Notices,

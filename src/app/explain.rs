@@ -11,6 +11,7 @@ use crate::app::Source;
 use crate::app::build::{Refusal, build};
 use crate::app::curl;
 use crate::app::input::{INPUT_BYTES_MAX, Input};
+use crate::app::narrow;
 use crate::clock;
 use crate::detect::trace::Value;
 use crate::detect::{Unmetered, View};
@@ -102,6 +103,12 @@ struct Explanation<'a> {
     facts: Vec<Reason<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detection: Option<&'a DetectionSummary>,
+    /// What the policy only logs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_only: Option<&'a DetectionSummary>,
+    /// Entries for `detection.exclusions` with which detection would have let the request pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    exclusions: Vec<serde_json::Map<String, serde_json::Value>>,
     values: Vec<Value>,
     us: f64,
 }
@@ -184,6 +191,13 @@ fn explain<R>(
     // Looking again costs nothing here, and keeps the walk of a real decision free of notes.
     let (_, trace) = policy.detector.inspect_traced(&request, policy.scope(&request), &Unmetered);
     let detected = steps.list.iter().any(|step| step.check == Check::SuspiciousActivity && step.outcome != "skipped");
+    let is_refused = |step: &Step| matches!(step.outcome, "denied" | "would_deny");
+    let by_detection = steps.list.iter().any(|step| step.check == Check::SuspiciousActivity && is_refused(step));
+    let exclusions = if by_detection {
+        narrow::narrowest(&policy.detector, &request, policy.scope(&request)).iter().map(narrow::json).collect()
+    } else {
+        Vec::new()
+    };
     let (name, denial) = match &decision.verdict {
         Verdict::Allow => ("allow", None),
         Verdict::Deny(denial) => ("deny", Some(denial)),
@@ -203,6 +217,8 @@ fn explain<R>(
         checks: steps.list,
         facts: decision.facts.iter().map(Reason::from).collect(),
         detection: decision.detection.as_deref(),
+        log_only: decision.observed.as_deref(),
+        exclusions,
         values: if detected { trace.values } else { Vec::new() },
         us,
     })
@@ -245,9 +261,17 @@ fn print(e: &Explanation<'_>, out: &mut impl Write) -> io::Result<()> {
     for fact in &e.facts {
         writeln!(out, "\nevent     {} ({}): {}", fact.event, fact.action, visible(fact.reason))?;
     }
+    if let Some(found) = e.log_only {
+        let categories: Vec<&str> = found.categories.iter().map(|category| category.name()).collect();
+        writeln!(out, "log only  {}, rows {}", categories.join(", "), found.rows.join(", "))?;
+    }
     if let Some(found) = e.detection {
         let categories: Vec<&str> = found.categories.iter().map(|category| category.name()).collect();
         writeln!(out, "score     {:.2}, categories {}", found.score, categories.join(", "))?;
+    }
+    if !e.exclusions.is_empty() {
+        writeln!(out, "\nif this is no attack: with this in the configuration (or the entries under the route's own")?;
+        writeln!(out, "`exclusions`) detection lets it pass, and nothing else\n\n{}", narrow::yaml(&e.exclusions))?;
     }
     if !e.response_headers.is_empty() {
         writeln!(out, "\nheaders set on the response")?;
@@ -268,7 +292,7 @@ fn print_values(values: &[Value], out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "    {:<26} {}", view_name(*view), visible(text))?;
         }
         for hit in &value.hits {
-            let verdict = if hit.span.is_some() { "match" } else { "refused by its second look" };
+            let verdict = if hit.matched { "match" } else { "refused by its second look" };
             writeln!(
                 out,
                 "    {} {} ({}, {}, weight {}): {}",
@@ -282,6 +306,9 @@ fn print_values(values: &[Value], out: &mut impl Write) -> io::Result<()> {
             if !hit.about.is_empty() {
                 writeln!(out, "      {}", hit.about)?;
             }
+        }
+        if value.would_block {
+            writeln!(out, "    => would have been a threat; the policy only logs it")?;
         }
         if value.is_threat || value.is_excluded {
             let verdict = if value.is_threat { "a threat" } else { "excluded by the policy" };

@@ -5,6 +5,8 @@ pub mod curl;
 mod databases;
 pub mod explain;
 pub mod input;
+mod narrow;
+pub mod patterns;
 pub mod replay;
 pub mod serve;
 

@@ -210,7 +210,7 @@ impl Verdicts {
             blocked: denial.is_some(),
             status: denial.map_or(200, |denial| denial.status),
             check: denial.map(|denial| denial.origin.name()),
-            reason: decision.facts.last().map(|fact| Cow::Borrowed(fact.reason.as_str())),
+            reason: decision.reason(),
             categories: detection.map_or(&[], |found| &found.categories),
             score: detection.map_or(0.0, |found| found.score),
             rows: detection.map_or_else(Vec::new, |found| found.rows.iter().map(AsRef::as_ref).collect()),

@@ -14,6 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::app::build::{Refusal, build};
+use crate::app::patterns;
 use crate::clock;
 use crate::config::Sources;
 use crate::config::report::redacted_json;
@@ -100,6 +101,8 @@ async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), Se
     });
     let kept = Arc::clone(&house.state);
     let maintenance = tokio::spawn(async move { kept.maintain(clock::now).await });
+    let (shared, custom) = (Arc::clone(&house.state), Arc::clone(first.policy.detector.custom()));
+    let following = tokio::spawn(async move { patterns::follow(&*shared, &custom).await });
     let workers = start_workers(&house, &metrics, &routes, &stopped)?;
     count_house(&metrics, &house, log);
     tracing::info!(
@@ -126,6 +129,7 @@ async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), Se
     // The admin port still answers while the workers drain.
     let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(Worker::join)).await;
     maintenance.abort();
+    following.abort();
     end.send_replace(true);
     if let Some(admin) = admin {
         admin.await.map_err(io::Error::other)?;
@@ -252,8 +256,35 @@ impl Report for House {
             "version": snapshot.version,
             "hash": snapshot.hash,
             "reload": *self.live.status(),
+            "policy": {
+                "passive": snapshot.policy.is_passive(),
+                "routes": snapshot.config.routes.len(),
+                "patterns": snapshot.policy.detector.default_patterns().len(),
+                "custom_patterns": snapshot.policy.detector.custom_patterns().len(),
+                "warnings": snapshot.notices.warnings.len(),
+                "inactive_settings": snapshot.notices.inactive.len(),
+            },
         });
         (!draining, details)
+    }
+
+    fn stats(&self) -> Value {
+        let snapshot = self.live.snapshot();
+        let detector = &snapshot.policy.detector;
+        json!({
+            "performance": detector.stats(),
+            // guard-core's names; the compiler and the preprocessor are always there.
+            "components": {
+                "compiler": true,
+                "preprocessor": true,
+                "semantic_analyzer": 0.0 < detector.semantic_threshold(),
+                "performance_monitor": true,
+            },
+            "semantic_threshold": detector.semantic_threshold(),
+            "patterns": detector.default_patterns().len(),
+            "custom_patterns": detector.custom_patterns().len(),
+            "database_bytes": detector.database_bytes(),
+        })
     }
 
     fn config(&self) -> Value {
@@ -291,6 +322,7 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
                 u64::from(!house.state.is_well()),
             ),
             plain("checks_repeated", "Checks that Envoy sent again and that counted once", true, house.repeats.count()),
+            plain("custom_patterns", "Custom patterns in use", false, snapshot.policy.detector.custom_count() as u64),
             plain("policy_version", "Snapshots of this process so far", false, snapshot.version),
             Sample {
                 name: "config_info",

@@ -26,7 +26,6 @@ const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
 const FEED: Activity = Inactive("nothing is downloaded yet; give a file");
 const RESPONSE: Activity = Inactive("response bodies are not looked at yet");
 const HOOK: Activity = Inactive("hooks are not called yet");
-const MONITOR: Activity = Inactive("the detection monitor does not run yet");
 const LOGFIRE: Activity = Compatibility("Logfire has no exporter here; use OTLP");
 
 /// Every field that is not active.
@@ -80,12 +79,6 @@ const TABLE: &[(&str, Activity)] = &[
     ("security.logfire_service_name", LOGFIRE),
     ("security.sync_body_read_max_concurrent", Compatibility("no thread is held for a body read")),
     ("security.detection_compiler_timeout", Compatibility("the automaton's time is linear in its input")),
-    ("security.detection_anomaly_threshold", MONITOR),
-    ("security.detection_slow_pattern_threshold", MONITOR),
-    ("security.detection_monitor_history_size", MONITOR),
-    ("security.detection_max_tracked_patterns", MONITOR),
-    ("security.detection_anomaly_emission_cooldown", MONITOR),
-    ("security.detection_min_samples_for_anomaly", MONITOR),
 ];
 
 /// What the field at `key` (`section.field`) does in this build.

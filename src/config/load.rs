@@ -59,7 +59,7 @@ fn finish(tree: &Node, mut problems: Vec<Problem>) -> Result<Loaded, Errors> {
     };
     let Findings { warnings, places, .. } = findings;
     let inactive = activity::set_but_inactive(&config, &places);
-    let hash = hash(&config);
+    let hash = hash(&config, &value);
     Ok(Loaded { config, warnings, hash, inactive, places })
 }
 
@@ -97,10 +97,55 @@ fn collect(layer: Result<Node, Problem>, layers: &mut Vec<Node>, problems: &mut 
     }
 }
 
-/// SHA-256 of the effective configuration, secrets redacted.
-fn hash(config: &Config) -> String {
-    let text = report::redacted_json(config).to_string();
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+/// Times that the secrets are digested, so that guessing one from the hash is slow.
+const STRETCH: u32 = 50_000;
+/// Bytes of the secrets' digest that count. Four tell a change apart, and leave countless secrets that fit them all.
+const KEPT: usize = 4;
+
+/// SHA-256 of the effective configuration with its secrets redacted, and of a few bytes of a stretched digest of the
+/// secrets themselves: it changes when one of them changes, and neither tells nor confirms one.
+fn hash(config: &Config, given: &serde_json::Value) -> String {
+    let redacted = report::redacted_json(config);
+    let mut hidden = Vec::new();
+    secrets(given, &redacted, &mut hidden);
+    let text = redacted.to_string();
+    let mut hasher = Sha256::new().chain_update(text.as_bytes());
+    if !hidden.is_empty() {
+        let mut digest = Sha256::new().chain_update(text.as_bytes());
+        for secret in &hidden {
+            digest.update((secret.len() as u64).to_le_bytes());
+            digest.update(secret.as_bytes());
+        }
+        let mut digest = digest.finalize();
+        for _ in 0..STRETCH {
+            digest = Sha256::digest(digest);
+        }
+        hasher.update(digest.get(..KEPT).unwrap_or_default());
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The texts that are shown otherwise than they were given, in order.
+fn secrets<'g>(given: &'g serde_json::Value, shown: &serde_json::Value, hidden: &mut Vec<&'g str>) {
+    use serde_json::Value::{Array, Object, String};
+    match (given, shown) {
+        (String(given), String(shown)) if given != shown && (shown.contains("[redacted]") || given.contains('@')) => {
+            hidden.push(given);
+        }
+        (Array(given), Array(shown)) => {
+            given.iter().zip(shown).for_each(|(given, shown)| secrets(given, shown, hidden))
+        }
+        (Object(given), Object(shown)) => {
+            let mut keys: Vec<&'g std::string::String> = given.keys().collect();
+            keys.sort_unstable();
+            for key in keys {
+                if let (Some(given), Some(shown)) = (given.get(key), shown.get(key)) {
+                    secrets(given, shown, hidden);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 const fn whole(class: Class, place: Option<Place>, message: String) -> Problem {

@@ -103,7 +103,8 @@ pub struct Loaded {
     pub config: Config,
     /// What the user should know.
     pub warnings: Vec<Notice>,
-    /// SHA-256 of the effective configuration with its secrets redacted, in hexadecimal digits.
+    /// Stands for the effective configuration: 64 hexadecimal digits that change with any setting, secrets included,
+    /// and neither tell nor confirm a secret.
     pub hash: String,
     /// Fields that are set and do nothing in this build.
     pub inactive: Vec<Notice>,

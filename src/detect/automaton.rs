@@ -247,6 +247,44 @@ impl Automaton {
     }
 }
 
+impl Automaton {
+    /// The expressions that occur in `text`, which must be UTF-8 when one of them is, each with where its matches end:
+    /// of those in one stretch of `stride` bytes the first one, and at most `most` in all.
+    pub(crate) fn finds(&self, text: &[u8], stride: u32, most: usize) -> Vec<(u16, u32)> {
+        let mut finds = Vec::new();
+        let Some(database) = self.database.as_ref().filter(|_| self.width_min <= text.len()) else { return finds };
+        THREAD.with_borrow_mut(|thread| {
+            let Thread { scratches, next, hits } = thread;
+            let scratch = match scratches.iter().position(|(generation, _)| *generation == self.generation) {
+                Some(index) => scratches.get(index),
+                None => match database.alloc_scratch() {
+                    Ok(scratch) => place(scratches, next, (self.generation, scratch)),
+                    Err(_) => None,
+                },
+            };
+            let Some((_, scratch)) = scratch else { return };
+            hits.bits = Bits::default();
+            let stride = stride.max(1);
+            // As in a scan: nothing below may panic.
+            let end = database.scan(text, scratch, |id: u32, _from: u64, to: u64, _flags: u32| {
+                let (id, end) = (id as usize, u32::try_from(to).unwrap_or(u32::MAX));
+                if let (Some(last), Ok(number)) = (hits.ends.get_mut(id), u16::try_from(id))
+                    && (!hits.bits.contains(id) || *last / stride != end / stride)
+                {
+                    *last = end;
+                    hits.bits.insert(id);
+                    if finds.len() < most {
+                        finds.push((number, end));
+                    }
+                }
+                Matching::Continue
+            });
+            debug_assert!(end.is_ok());
+        });
+        finds
+    }
+}
+
 struct Thread {
     scratches: Vec<(u64, Scratch)>,
     next: usize,
@@ -277,7 +315,9 @@ fn place<'a>(
 }
 
 fn pattern(expression: &Expression<'_>) -> Pattern {
-    let mut flags = PatternFlags::SINGLEMATCH;
+    // One match says that a row may apply. Something that finds too much is asked for every match.
+    let mut flags = if expression.prefilter { PatternFlags::empty() } else { PatternFlags::SINGLEMATCH };
+    flags.set(PatternFlags::UTF8, expression.flags.utf8);
     flags.set(PatternFlags::CASELESS, !expression.flags.case_sensitive);
     flags.set(PatternFlags::MULTILINE, expression.flags.multiline);
     flags.set(PatternFlags::DOTALL, expression.flags.dotall);

@@ -58,7 +58,7 @@ impl Key {
         for Expression { id, pattern, flags, prefilter } in expressions {
             add(&(*id as u64).to_le_bytes());
             add(pattern.as_bytes());
-            add(&[flags.case_sensitive, flags.multiline, flags.dotall, *prefilter].map(u8::from));
+            add(&[flags.case_sensitive, flags.multiline, flags.dotall, flags.utf8, *prefilter].map(u8::from));
         }
         Self(hasher.finalize().into())
     }

@@ -2,20 +2,25 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
 
 use crate::config::exclusions::DetectionConfig;
 use crate::config::security::SecurityConfig;
 use crate::detect::confirm::Candidate;
+use crate::detect::custom::{self, CustomPatterns, PatternError, Set};
+use crate::detect::monitor::{Anomaly, Monitor, Sample, Stats};
 use crate::detect::rows::{self, Row};
 use crate::detect::semantic::{self, Analysis};
 use crate::detect::table::{Answers, Candidates, Origin, Table};
 use crate::detect::view::{Recipe, Views};
-use crate::detect::{Context, DetectError, Detector, Limits, Material, Method, Report, Settings, Threat, View};
+use crate::detect::{
+    Context, DetectError, Detector, Limits, Material, Method, PatternInfo, Report, Settings, Threat, View,
+};
 use crate::model::category::{Category, CategorySet};
+use crate::model::time::Timestamp;
 
 impl Detector {
     /// Compiles the rows of a profile with the settings of the policy.
@@ -44,7 +49,19 @@ impl Detector {
                 Arc::new(Table::compile(rows, origin, material.cache)?)
             }
         };
-        let detector = Self { table, settings: settings(security, detection), semantic_threshold: AtomicU64::new(0) };
+        let texts = &detection.custom_patterns;
+        let configured = match material.previous {
+            Some(previous) if previous.configured.texts().eq(texts) => Arc::clone(&previous.configured),
+            _ => Arc::new(
+                Set::of(texts, material.cache).map_err(|(index, error)| vec![configured(texts, index, &error)])?,
+            ),
+        };
+        let custom = material.previous.map(|previous| Arc::clone(&previous.custom)).unwrap_or_default();
+        let (settings, semantic_threshold) = (settings(security, detection), AtomicU64::new(0));
+        let fresh = Monitor::new(security);
+        let kept = material.previous.filter(|previous| previous.lock_monitor().is_like(&fresh));
+        let monitor = kept.map_or_else(|| Arc::new(Mutex::new(fresh)), |previous| Arc::clone(&previous.monitor));
+        let detector = Self { table, configured, custom, settings, monitor, semantic_threshold };
         detector.configure_semantic_threshold(security.detection_semantic_threshold);
         Ok(detector)
     }
@@ -55,7 +72,26 @@ impl Detector {
         self.semantic_threshold.store(held.to_bits(), Ordering::Relaxed);
     }
 
-    fn semantic_threshold(&self) -> f64 {
+    /// Takes in how long parts of one detection took and returns what stands out. Whoever comes while another thread
+    /// does the same is turned away: a sample less is better than a wait.
+    pub fn record<'s>(&self, samples: impl IntoIterator<Item = Sample<'s>>, now: Timestamp) -> Vec<Anomaly> {
+        let Ok(mut monitor) = self.monitor.try_lock() else { return Vec::new() };
+        samples.into_iter().flat_map(|sample| monitor.record(&sample, now)).collect()
+    }
+
+    /// What was measured so far: guard-core's performance statistics.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.lock_monitor().stats()
+    }
+
+    fn lock_monitor(&self) -> MutexGuard<'_, Monitor> {
+        self.monitor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The semantic threshold in force; 0 when the analyser is off.
+    #[must_use]
+    pub fn semantic_threshold(&self) -> f64 {
         f64::from_bits(self.semantic_threshold.load(Ordering::Relaxed))
     }
 
@@ -64,6 +100,7 @@ impl Detector {
     pub fn detect(&self, content: &str, context: &Context<'_>) -> Report {
         let views = Views::new(content, &self.settings.recipe);
         let mut threats = self.threats(&views, context, CategorySet::DETECTION, &mut Unwatched);
+        self.find_custom(&views, &mut threats);
         let semantic = self.semantic(&views, &mut threats);
         let (is_threat, threat_score) = self.score(&threats);
         Report {
@@ -118,6 +155,85 @@ impl Detector {
         wrong.collect()
     }
 
+    /// The patterns that are added and removed at run time. A detector compiled with this one as its previous one has
+    /// the same.
+    #[must_use]
+    pub const fn custom(&self) -> &Arc<CustomPatterns> {
+        &self.custom
+    }
+
+    /// What every built-in row looks for, in order.
+    #[must_use]
+    pub fn default_patterns(&self) -> Vec<PatternInfo> {
+        let info = |row: &Row| PatternInfo {
+            row: row.id.clone(),
+            category: row.category,
+            about: row.about.clone(),
+            pattern: row.pattern.clone(),
+        };
+        self.table.rows().iter().map(info).collect()
+    }
+
+    /// The custom patterns: those of the configuration, then those added at run time that are not among them.
+    #[must_use]
+    pub fn custom_patterns(&self) -> Vec<PatternInfo> {
+        let mut texts: Vec<String> = self.configured.texts().map(str::to_owned).collect();
+        let added = self.custom.list();
+        texts.extend(added.into_iter().filter(|text| self.configured.texts().all(|known| known != text)));
+        let info = |text: String| PatternInfo {
+            row: custom::row(&text),
+            category: Category::CUSTOM,
+            about: String::new(),
+            pattern: text,
+        };
+        texts.into_iter().map(info).collect()
+    }
+
+    /// How many custom patterns there are, one from two places counted twice.
+    #[must_use]
+    pub fn custom_count(&self) -> usize {
+        self.configured.texts().count() + self.custom.count()
+    }
+
+    /// Built-in rows, then custom patterns.
+    #[must_use]
+    pub fn all_patterns(&self) -> Vec<PatternInfo> {
+        let mut all = self.default_patterns();
+        all.extend(self.custom_patterns());
+        all
+    }
+
+    /// True when there is a custom pattern.
+    pub(super) fn has_custom(&self) -> bool {
+        !self.configured.is_empty() || self.custom.count() != 0
+    }
+
+    /// What custom patterns find joins `threats`. They see what an interpreter would, and short base64 islands; no
+    /// category, context or profile keeps them from it.
+    pub(super) fn find_custom(&self, views: &Views<'_>, threats: &mut Vec<Threat>) {
+        if !self.has_custom() {
+            return;
+        }
+        let before = threats.len();
+        for view in [View::Processed, View::Additive] {
+            if view == View::Additive && views.is_same(view) {
+                continue;
+            }
+            self.configured.find(views.text(view), view, threats);
+            self.custom.find(views.text(view), view, threats);
+        }
+        // One pattern may be known from two places.
+        let mut index = before;
+        while let Some(threat) = threats.get(index) {
+            let earlier = threats.iter().take(index).skip(before);
+            if earlier.clone().any(|earlier| earlier.row == threat.row && earlier.view == threat.view) {
+                threats.remove(index);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
     /// True when both run the very same compiled rows.
     #[must_use]
     pub fn shares_rows_with(&self, other: &Self) -> bool {
@@ -145,6 +261,7 @@ impl Detector {
             }
         }
         let found = self.scans(views, context, categories);
+        watch.scanned();
         let processed_from = source_of(views, View::Processed);
         if found.iter().all(SmallVec::is_empty) && !views.is_exhausted && processed_from == View::Raw {
             return Vec::new();
@@ -231,6 +348,15 @@ impl Detector {
     }
 }
 
+/// The error of a configured custom pattern; that of the whole set has no place.
+fn configured(texts: &[String], index: usize, error: &PatternError) -> DetectError {
+    let key = match index < texts.len() {
+        true => format!("detection.custom_patterns[{index}]"),
+        false => "detection.custom_patterns".to_owned(),
+    };
+    DetectError { key, message: error.to_string() }
+}
+
 /// The semantic analyser's finding without a kind of attack.
 const SUSPICIOUS: &str = "semantic:suspicious";
 
@@ -239,6 +365,9 @@ const ALL_VIEWS: u8 = (1 << View::ALL.len()) - 1;
 
 /// Told of every candidate, for `explain`.
 pub(super) trait Watch {
+    /// All candidates of a value are known; what follows are second looks.
+    fn scanned(&mut self) {}
+
     /// A row's candidate, and what became of it.
     fn hit(&mut self, row: &Row, candidate: &Candidate<'_>, confirmed: Option<&Range<usize>>);
 }

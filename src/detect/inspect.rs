@@ -1,14 +1,17 @@
 //! One request: walks its values and stops at the first hostile one.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
-use crate::detect::detector::{Unwatched, budget};
+use crate::detect::confirm::Candidate;
+use crate::detect::detector::{Watch, budget};
 use crate::detect::exclusion::{self, Spot};
 use crate::detect::extract;
+use crate::detect::rows::Row;
 use crate::detect::trace::{Trace, Tracer};
 use crate::detect::view::Views;
 use crate::detect::{Context, Detection, Detector, Finding, Lens, Meter, Method, Scope, Source, Threat, Visit};
 use crate::model::category::Category;
+use crate::model::stage::Stage;
 use crate::request::Request;
 
 /// Bytes of text between two looks at the meter; a value counts [`VALUE_COST`] more than its length.
@@ -22,7 +25,9 @@ impl Detector {
     #[must_use]
     pub fn inspect(&self, request: &Request<'_>, scope: &Scope, meter: &impl Meter) -> Detection {
         let mut inspector = Inspector::new(self, request, scope, meter);
+        meter.enter(Stage::Extract);
         let _ended = extract::walk(request, scope, &self.settings.limits, &mut inspector);
+        meter.enter(Stage::Extract);
         inspector.found
     }
 
@@ -74,19 +79,25 @@ impl<'d, M: Meter> Inspector<'d, M> {
             settings.log_only_categories.contains(threat.category)
                 || settings.log_only_rows.iter().any(|row| threat.row == *row)
         };
+        let (would_be_threat, whole_score) = self.detector.score(&threats);
         let (observed, counted): (Vec<_>, Vec<_>) = threats.into_iter().partition(is_observed);
-        if !observed.is_empty() && self.found.observed.len() < Detection::OBSERVED_MAX {
-            let (_, score) = self.detector.score(&observed);
-            self.found.observed.push(finding(context, observed, score));
-        }
         let (is_threat, score) = self.detector.score(&counted);
+        if !observed.is_empty() {
+            let would_block = would_be_threat && !is_threat;
+            if let Some(trace) = self.trace.as_mut().filter(|_| would_block) {
+                trace.spared();
+            }
+            if self.found.observed.len() < Detection::OBSERVED_MAX {
+                self.found.observed.push(Finding { would_block, ..finding(context, lens, observed, whole_score) });
+            }
+        }
         if let Some(trace) = &mut self.trace {
             trace.judged(score, is_threat, is_excluded);
         }
         if !is_threat {
             return ControlFlow::Continue(());
         }
-        self.found.finding = Some(Box::new(finding(context, counted, score)));
+        self.found.finding = Some(Box::new(finding(context, lens, counted, score)));
         ControlFlow::Break(())
     }
 
@@ -107,16 +118,26 @@ impl<M: Meter> Visit for Inspector<'_, M> {
             return self.threat(context, budget("scan_time_budget_exhausted"));
         }
         let detector = self.detector;
-        if lens.literal && self.trace.is_none() {
+        if lens.literal && self.trace.is_none() && !detector.has_custom() {
             return ControlFlow::Continue(());
         }
+        self.meter.enter(Stage::Views);
         let views = Views::new(text, &detector.settings.recipe);
+        self.meter.enter(Stage::Scan);
         let mut tracer = self.trace.is_some().then(|| Tracer::new(context, &views));
         let mut threats = match &mut tracer {
-            None => detector.threats(&views, context, lens.categories, &mut Unwatched),
+            None => detector.threats(&views, context, lens.categories, &mut Timed(self.meter)),
             Some(tracer) => detector.threats(&views, context, lens.categories, tracer),
         };
+        let before = threats.len();
+        self.meter.enter(Stage::Confirm);
+        detector.find_custom(&views, &mut threats);
+        if let Some(tracer) = &mut tracer {
+            threats.iter().skip(before).for_each(|threat| tracer.found(threat));
+        }
+        self.meter.enter(Stage::Semantic);
         let analysis = if lens.semantic { detector.semantic(&views, &mut threats) } else { None };
+        self.meter.enter(Stage::Extract);
         if let (Some(trace), Some(tracer)) = (&mut self.trace, tracer) {
             trace.values.push(tracer.into_value(analysis));
         }
@@ -138,14 +159,37 @@ impl<M: Meter> Visit for Inspector<'_, M> {
     }
 }
 
-fn finding(context: &Context<'_>, threats: Vec<Threat>, score: f64) -> Finding {
+/// Tells the meter what takes time.
+struct Timed<'m, M>(&'m M);
+
+impl<M: Meter> Watch for Timed<'_, M> {
+    fn scanned(&mut self) {
+        self.0.enter(Stage::Confirm);
+    }
+
+    fn hit(&mut self, row: &Row, _: &Candidate<'_>, confirmed: Option<&Range<usize>>) {
+        self.0.judged(&row.id, confirmed.is_some());
+    }
+}
+
+fn finding(context: &Context<'_>, lens: Lens<'_>, threats: Vec<Threat>, score: f64) -> Finding {
     let mut categories: Vec<Category> = Vec::new();
     for threat in &threats {
         if !categories.contains(&threat.category) {
             categories.push(threat.category);
         }
     }
-    Finding { context: context.to_string(), trigger: trigger(context, threats.first()), threats, score, categories }
+    Finding {
+        context: context.to_string(),
+        trigger: trigger(context, threats.first()),
+        threats,
+        score,
+        categories,
+        source: context.source,
+        name: context.name.clone().into_owned(),
+        json_path: lens.place.to_string(),
+        would_block: false,
+    }
 }
 
 /// guard-core's words for where and why; holds nothing of the value.

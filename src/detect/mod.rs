@@ -4,6 +4,7 @@ mod automaton;
 pub mod cache;
 pub mod confirm;
 mod context;
+pub mod custom;
 mod detector;
 mod exclusion;
 pub mod extract;
@@ -20,6 +21,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use crate::model::category::{Category, CategorySet};
+use crate::model::stage::Stage;
 
 /// Where a value came from. Decides which rows may apply to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
@@ -106,7 +108,7 @@ pub enum Method {
 pub struct Threat {
     /// How it was found.
     pub method: Method,
-    /// Row id, `semantic:<type>`, `custom:<n>`, `decode_budget_exhausted` or `scan_time_budget_exhausted`.
+    /// Row id, `semantic:<type>`, `custom:<hash>`, `decode_budget_exhausted` or `scan_time_budget_exhausted`.
     pub row: Cow<'static, str>,
     /// What kind of attack.
     pub category: Category,
@@ -178,6 +180,14 @@ pub struct Finding {
     pub categories: Vec<Category>,
     /// guard-core's trigger text, redacted.
     pub trigger: String,
+    /// Where, as exclusions name it.
+    pub source: Source,
+    /// Name of the parameter, header, field or key; empty when there is none.
+    pub name: String,
+    /// The way to the value in a JSON body; empty elsewhere.
+    pub json_path: String,
+    /// It is only logged, and would have made the request a threat.
+    pub would_block: bool,
 }
 
 /// What a route lets detection look at.
@@ -227,6 +237,12 @@ pub struct DetectError {
 pub trait Meter {
     /// True once the time is spent.
     fn is_spent(&self) -> bool;
+
+    /// From now on detection is busy with `stage`.
+    fn enter(&self, _stage: Stage) {}
+
+    /// A second look of `row` has ended.
+    fn judged(&self, _row: &str, _matched: bool) {}
 }
 
 /// A meter for tests and for callers without a limit.
@@ -290,9 +306,28 @@ pub struct Limits {
 pub struct Detector {
     /// The built-in rows and those of the folder; detectors of the same rows share it.
     table: std::sync::Arc<table::Table>,
+    /// The custom patterns of the configuration.
+    configured: std::sync::Arc<custom::Set>,
+    /// Those that were added at run time; every detector of a process has the same.
+    custom: std::sync::Arc<custom::CustomPatterns>,
     settings: Settings,
+    /// How long parts of detections take, as far as they are measured.
+    monitor: std::sync::Arc<std::sync::Mutex<monitor::Monitor>>,
     /// Bits of the semantic threshold, which can be changed while the rest cannot.
     semantic_threshold: std::sync::atomic::AtomicU64,
+}
+
+/// A pattern as lists show it.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
+pub struct PatternInfo {
+    /// Its id in results, logs and exclusions.
+    pub row: String,
+    /// What kind of attack.
+    pub category: Category,
+    /// What it looks for; empty for a custom pattern.
+    pub about: String,
+    /// The expression; of a row that has a second look only what it begins with.
+    pub pattern: String,
 }
 
 /// What a detector is compiled from besides the policy. Everything is brought by the shell.

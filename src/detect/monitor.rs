@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use serde::Serialize;
 
 use crate::config::security::SecurityConfig;
+use crate::model::event::EventType;
 use crate::model::time::Timestamp;
 
 /// Code points of a name that are kept.
@@ -56,6 +57,18 @@ pub enum AnomalyKind {
     SlowExecution,
     /// It took much longer than it usually does; the z-score.
     StatisticalAnomaly(f64),
+}
+
+impl AnomalyKind {
+    /// guard-core's event type.
+    #[must_use]
+    pub const fn event(self) -> EventType {
+        match self {
+            Self::Timeout => EventType::PatternAnomalyTimeout,
+            Self::SlowExecution => EventType::PatternAnomalySlowExecution,
+            Self::StatisticalAnomaly(_) => EventType::PatternAnomalyStatisticalAnomaly,
+        }
+    }
 }
 
 /// What all runs together look like.
@@ -170,6 +183,16 @@ impl Monitor {
             tracked: HashMap::new(),
             order: VecDeque::new(),
         }
+    }
+
+    /// True when both have the same limits.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let limits = |monitor: &Self| {
+            let Self { anomaly_threshold, slow_threshold, history_max, tracked_max, cooldown, samples_min, .. } =
+                *monitor;
+            ([anomaly_threshold, slow_threshold, cooldown], [history_max, tracked_max, samples_min])
+        };
+        limits(self) == limits(other)
     }
 
     /// Takes one run in, and says in which ways it stands out.

@@ -66,6 +66,8 @@ pub(crate) struct Flags {
     pub(crate) multiline: bool,
     /// `.` matches line breaks.
     pub(crate) dotall: bool,
+    /// A character is a code point, not a byte; letters of all scripts match in any case.
+    pub(crate) utf8: bool,
 }
 
 /// Conditions on a match that need no grammar.
@@ -325,6 +327,7 @@ fn check(text: RowText, category: Category, file: &str, wrong: &mut dyn FnMut(St
             case_sensitive: text.flags.contains(&FlagName::CaseSensitive),
             multiline: text.flags.contains(&FlagName::Multiline),
             dotall: text.flags.contains(&FlagName::Dotall),
+            utf8: false,
         },
         confirm,
         gates: Gates {

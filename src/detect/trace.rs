@@ -40,6 +40,8 @@ pub struct Value {
     pub is_threat: bool,
     /// Exclusions let all of it pass.
     pub is_excluded: bool,
+    /// What is only logged would have made it a threat.
+    pub would_block: bool,
 }
 
 /// A row with a candidate in a view.
@@ -53,7 +55,9 @@ pub struct Hit {
     pub category: &'static str,
     /// In which view.
     pub view: View,
-    /// The confirmed span in bytes of that view; `None` when the second look refused it.
+    /// It is a finding; false when the second look refused it.
+    pub matched: bool,
+    /// The confirmed span in bytes of that view, of what a row found.
     pub span: Option<Range<usize>>,
     /// The text of the span, cut as in a threat; up to the candidate's end when it was refused.
     pub text: String,
@@ -61,11 +65,34 @@ pub struct Hit {
     pub weight: f64,
 }
 
+impl Hit {
+    /// Of what has no row. The span is that of the text shown.
+    fn of(threat: &Threat) -> Self {
+        Self {
+            row: threat.row.clone().into_owned(),
+            about: String::new(),
+            category: threat.category.name(),
+            view: threat.view,
+            matched: true,
+            span: None,
+            text: threat.matched.clone(),
+            weight: threat.weight,
+        }
+    }
+}
+
 impl Trace {
     /// Notes the verdict on the last value.
     pub(super) fn judged(&mut self, score: f64, is_threat: bool, is_excluded: bool) {
         if let Some(value) = self.values.last_mut() {
             (value.score, value.is_threat, value.is_excluded) = (score, is_threat, is_excluded);
+        }
+    }
+
+    /// Notes that the last value was spared because what was found in it is only logged.
+    pub(super) fn spared(&mut self) {
+        if let Some(value) = self.values.last_mut() {
+            value.would_block = true;
         }
     }
 }
@@ -81,21 +108,13 @@ impl Value {
             score: 0.0,
             is_threat: false,
             is_excluded: false,
+            would_block: false,
         }
     }
 
     /// A finding of the walk itself.
     pub(super) fn of_threat(context: &Context<'_>, threat: &Threat) -> Self {
-        let hit = Hit {
-            row: threat.row.clone().into_owned(),
-            about: String::new(),
-            category: threat.category.name(),
-            view: threat.view,
-            span: None,
-            text: threat.matched.clone(),
-            weight: threat.weight,
-        };
-        Self { hits: vec![hit], ..Self::new(context, &threat.matched) }
+        Self { hits: vec![Hit::of(threat)], ..Self::new(context, &threat.matched) }
     }
 }
 
@@ -114,6 +133,11 @@ impl Tracer {
         Self(value)
     }
 
+    /// Notes what was found without a row.
+    pub(super) fn found(&mut self, threat: &Threat) {
+        self.0.hits.push(Hit::of(threat));
+    }
+
     pub(super) fn into_value(mut self, semantic: Option<Box<Analysis>>) -> Value {
         self.0.semantic = semantic;
         self.0
@@ -129,6 +153,7 @@ impl Watch for Tracer {
             about: row.about.clone(),
             category: row.category.name(),
             view: candidate.view,
+            matched: confirmed.is_some(),
             span: confirmed.cloned(),
             text: text.to_owned(),
             weight: row.weight,

@@ -11,7 +11,7 @@ use crate::engine::policy::{Bypasses, Policy};
 use crate::engine::routes::RouteId;
 use crate::model::addr::Client;
 use crate::model::check::Check;
-use crate::model::decision::{DetectionSummary, Fact, FactValue, IdentityFlags, OnBlock};
+use crate::model::decision::{DetectionSummary, Fact, FactValue, IdentityFlags, OBSERVED, OnBlock};
 use crate::model::event::EventType;
 use crate::model::headers::HeaderEdit;
 use crate::model::place::CountryCode;
@@ -128,8 +128,56 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
     /// Runs detection, at most once for a request.
     pub(crate) fn detect(&mut self, meter: &impl Meter) -> Option<&Finding> {
         let (policy, request, route) = (self.policy, self.request, self.route);
-        let scope = &policy.checks.inspection(route).scope;
-        self.detection.get_or_insert_with(|| policy.detector.inspect(request, scope, meter)).finding.as_deref()
+        if self.detection.is_none() {
+            let scope = &policy.checks.inspection(route).scope;
+            let detection = policy.detector.inspect(request, scope, meter);
+            detection.observed.iter().for_each(|finding| self.report_observed(finding));
+            self.detection = Some(detection);
+        }
+        self.detection.as_ref()?.finding.as_deref()
+    }
+
+    /// Reports what is only logged: it is counted and seen, and changes no answer and no count of the client.
+    fn report_observed(&mut self, finding: &Finding) {
+        let verdict = if finding.would_block { "Would have been blocked" } else { "Noticed" };
+        let rows: Vec<String> = finding.threats.iter().map(|threat| threat.row.to_string()).collect();
+        let categories = finding.categories.iter().map(|category| category.name().to_owned()).collect();
+        self.record(Fact {
+            event: EventType::PatternDetected,
+            action: Cow::Borrowed(OBSERVED),
+            check: Check::SuspiciousActivity,
+            reason: format!("{verdict}, only logged by the policy: {}", finding.trigger),
+            metadata: vec![
+                ("log_only", FactValue::Bool(true)),
+                ("would_block", FactValue::Bool(finding.would_block)),
+                ("context", text(finding.context.as_str())),
+                ("threat_score", FactValue::Float(finding.score)),
+                ("threat_categories", FactValue::List(categories)),
+                ("patterns", FactValue::List(rows)),
+            ],
+            handler: "sus_patterns",
+        });
+    }
+
+    /// What detection noticed and the policy only logs.
+    pub(crate) fn observed(&self) -> Option<Box<DetectionSummary>> {
+        let found = &self.detection.as_ref()?.observed;
+        let first = found.first()?;
+        let mut summary = DetectionSummary { trigger: first.trigger.clone(), ..DetectionSummary::default() };
+        for finding in found {
+            summary.score = summary.score.max(finding.score);
+            for category in &finding.categories {
+                if !summary.categories.contains(category) {
+                    summary.categories.push(*category);
+                }
+            }
+            for threat in &finding.threats {
+                if !summary.rows.contains(&threat.row) {
+                    summary.rows.push(threat.row.clone());
+                }
+            }
+        }
+        Some(Box::new(summary))
     }
 
     /// Runs detection over the body alone; what follows sees its result.

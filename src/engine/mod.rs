@@ -211,6 +211,7 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
             response_headers,
             request_headers: SmallVec::new(),
             detection: self.summary(),
+            observed: self.observed(),
             facts: self.facts,
             blocks: self.blocks,
             route: self.route.and_then(|id| policy.routes.name(id)),

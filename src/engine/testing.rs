@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::detect::{Detector, Unmetered};
+use crate::detect::{Detector, Material, Unmetered};
 use crate::engine::decide;
 use crate::engine::policy::{Feeds, Policy, PolicyError};
 use crate::model::decision::{Decision, Verdict};
@@ -75,7 +75,15 @@ fn detector() -> Arc<Detector> {
 
 /// Compiles a policy, or says what is wrong.
 pub(crate) fn compile(text: Value) -> Result<Policy, Vec<PolicyError>> {
-    Policy::compile(&config(text), &feeds(), detector())
+    let (config, standard) = (config(text), detector());
+    let is_standard = config.detection == Config::default().detection;
+    let detector = if is_standard {
+        standard
+    } else {
+        let material = Material { previous: Some(&standard), ..Material::default() };
+        Arc::new(Detector::compile_with(&config.security, &config.detection, &material).unwrap())
+    };
+    Policy::compile(&config, &feeds(), detector)
 }
 
 /// Compiles a policy that is right.

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use http::{Request as HttpRequest, Response};
 use http_body::Body;
 
-use crate::clock::{self, Budget};
+use crate::clock::{self, Budget, Parts, Stopwatch};
+use crate::engine::policy::Policy;
 use crate::engine::trace::{Outcome, Trace};
 use crate::engine::{self, Asked};
 use crate::grpc::desk::{Desk, Prepared};
@@ -21,6 +22,7 @@ use crate::grpc::read;
 use crate::grpc::repeat::Repeats;
 use crate::grpc::write;
 use crate::model::check::Check;
+use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::telemetry::Recorder;
 use crate::telemetry::metrics::Shard;
@@ -108,13 +110,27 @@ impl<S: State> Authz<S> {
         };
         let policy = &prepared.snapshot.policy;
         let budget = Budget::new(start, prepared.detection);
-        let asked = Asked { request: &request, now: clock::now(), meter: &budget };
         let mut times = Times::of(self.recorder.shard());
+        let watch = if times.began.is_some() { Stopwatch::running(budget) } else { Stopwatch::stopped(budget) };
+        let now = clock::now();
+        let asked = Asked { request: &request, now, meter: &watch };
         let decision = engine::decide_traced(policy, &*self.state, asked, &mut times).await;
         let client = policy.client(&request);
         let answer = prepared.writer.write(&request, &decision, client);
         self.recorder.decided(&prepared.lines, &request, &decision, (client, start.elapsed()));
+        if let Some(parts) = watch.parts() {
+            self.measured(policy, &parts, decision.detection.is_some(), now);
+        }
         answer
+    }
+
+    /// Takes in what a measured detection spent its time on.
+    fn measured(&self, policy: &Policy, parts: &Parts, matched: bool, now: Timestamp) {
+        let shard = self.recorder.shard();
+        parts.spent().for_each(|(stage, took)| shard.detected(stage, took));
+        for anomaly in policy.detector.record(parts.samples(matched), now) {
+            self.recorder.anomaly(anomaly.kind.event(), &anomaly.name, anomaly.seconds, anomaly.is_due);
+        }
     }
 }
 

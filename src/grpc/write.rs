@@ -149,8 +149,8 @@ impl Writer {
         let Some(origin) = origin else { return };
         text_entry(fields, "check", origin.name());
         text_entry(fields, "request_id", request.id);
-        if let Some(fact) = fact {
-            text_entry(fields, "reason", &fact.reason);
+        if let Some(reason) = decision.reason() {
+            text_entry(fields, "reason", &reason);
         }
         if decision.passive {
             value_entry(fields, "passive", |value| value.number(4, 1));
@@ -161,6 +161,15 @@ impl Writer {
                 value.message(6, |list| {
                     for category in &detection.categories {
                         list.message(1, |item| item.text(3, category.name()));
+                    }
+                });
+            });
+        }
+        if let Some(observed) = &decision.observed {
+            value_entry(fields, "log_only", |value| {
+                value.message(6, |list| {
+                    for row in &observed.rows {
+                        list.message(1, |item| item.text(3, row));
                     }
                 });
             });

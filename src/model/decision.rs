@@ -70,6 +70,9 @@ pub struct Denial<'p> {
     pub headers: SmallVec<[HeaderEdit<'p>; 4]>,
 }
 
+/// The action of a fact about a finding that is only logged.
+pub const OBSERVED: &str = "log_only";
+
 /// The answer to one request.
 #[derive(Clone, Debug)]
 pub struct Decision<'p> {
@@ -87,6 +90,8 @@ pub struct Decision<'p> {
     pub route: Option<&'p str>,
     /// Detection summary, when detection ran and found something.
     pub detection: Option<Box<DetectionSummary>>,
+    /// What detection noticed and `log_only_categories` or `log_only_rows` keep from counting.
+    pub observed: Option<Box<DetectionSummary>>,
     /// Global identity flags; `None` when the IP check did not reach its global step.
     pub flags: Option<IdentityFlags>,
     /// Who the verified credential belongs to: a name, or what the verifier's expression said, as JSON.
@@ -186,6 +191,21 @@ pub struct OnBlock {
 }
 
 impl Decision<'_> {
+    /// Why, in one sentence: what the last check said, or what an answer around the pipeline is.
+    #[must_use]
+    pub fn reason(&self) -> Option<Cow<'_, str>> {
+        match &self.verdict {
+            Verdict::Deny(denial) if denial.origin == Origin::CorsPreflight => Some(match denial.status {
+                200 => Cow::Borrowed("CORS preflight answered"),
+                _ => Cow::Owned(format!("CORS preflight refused: {}", denial.body)),
+            }),
+            Verdict::Deny(denial) if denial.origin == Origin::CspReport => Some(Cow::Borrowed("CSP report taken")),
+            Verdict::Allow | Verdict::Deny(_) | Verdict::Fail(_) => {
+                self.facts.last().map(|fact| Cow::Borrowed(fact.reason.as_str()))
+            }
+        }
+    }
+
     /// A plain allow: nothing to explain, nothing to add.
     #[must_use]
     pub fn allow() -> Self {
@@ -197,6 +217,7 @@ impl Decision<'_> {
             blocks: SmallVec::new(),
             route: None,
             detection: None,
+            observed: None,
             flags: None,
             principal: None,
             excluded: false,

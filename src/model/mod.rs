@@ -14,4 +14,5 @@ pub mod event;
 pub mod headers;
 pub mod nets;
 pub mod place;
+pub mod stage;
 pub mod time;

@@ -1,20 +1,35 @@
 //! The HTTP port for operators: is it alive, is it ready, what does it count, what does it run by.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
 
 use crate::telemetry::metrics::Metrics;
 
 /// Media type of the metrics.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Connections at once.
+pub const CONNECTIONS_MAX: usize = 64;
+/// How long a connection may take for a request's head, and stay idle between requests.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait before accepting again when the process is out of files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the pages show. Read anew for each call.
 pub trait Report: Send + Sync + 'static {
@@ -22,6 +37,8 @@ pub trait Report: Send + Sync + 'static {
     fn readiness(&self) -> (bool, Value);
     /// The effective configuration without its secrets, with hash, version and remarks.
     fn config(&self) -> Value;
+    /// How long detection takes, what stands out, and which parts of it run.
+    fn stats(&self) -> Value;
 }
 
 /// The pages.
@@ -29,6 +46,7 @@ pub fn pages<R: Report>(report: Arc<R>, metrics: Arc<Metrics>) -> Router {
     let shown = Router::new()
         .route("/readyz", get(readyz::<R>))
         .route("/config", get(async |State(report): State<Arc<R>>| Json(report.config())))
+        .route("/stats", get(async |State(report): State<Arc<R>>| Json(report.stats())))
         .with_state(report);
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -46,13 +64,63 @@ fn metrics_page(metrics: &Metrics) -> impl IntoResponse + use<> {
     ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.text())
 }
 
-/// Serves the pages until `stop` says so.
+/// Serves the pages until `stop` says so. Connections beyond [`CONNECTIONS_MAX`] wait in the kernel's queue; one that
+/// sends no request within [`HEADER_TIMEOUT`] is cut, so that idle ones cannot keep the others out.
 pub async fn serve(listener: TcpListener, pages: Router, mut stop: watch::Receiver<bool>) {
-    let stopped = async move {
-        // An error means that whoever would tell is gone: that is a stop too.
-        stop.wait_for(|stopped| *stopped).await.map(drop).unwrap_or_default();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&room).acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        tokio::select! {
+            (permit, accepted) = accepted => match accepted {
+                Ok((socket, _)) => {
+                    let (pages, stop) = (pages.clone(), stop.clone());
+                    connections.spawn(async move {
+                        let _permit = permit;
+                        answer(socket, pages, stop).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the admin port cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = stopped(&mut stop) => break,
+        }
+    }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(HEADER_TIMEOUT, drained).await.is_err() {
+        tracing::debug!("connections of the admin port are cut");
+    }
+}
+
+/// Waits for the stop. An error means that whoever would tell is gone: that is a stop too.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    stop.wait_for(|stopped| *stopped).await.map(drop).unwrap_or_default();
+}
+
+/// Answers one connection until it ends, or until its current request is answered after a stop.
+async fn answer(socket: TcpStream, pages: Router, mut stop: watch::Receiver<bool>) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| pages.clone().oneshot(request));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(socket), service)
+    );
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     };
-    if let Err(error) = axum::serve(listener, pages).with_graceful_shutdown(stopped).await {
-        tracing::error!(%error, "the admin port ended");
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection of the admin port broke");
     }
 }

@@ -97,10 +97,11 @@ impl Lines {
                     request_id = subject.request.id,
                     categories,
                     score = decision.detection.as_ref().map(|found| found.score),
+                    log_only = decision.observed.as_ref().map(|found| found.rows.join(",")),
                     headers,
                     us = subject.us,
                     "{}",
-                    printable(message(subject))
+                    printable(&message(subject))
                 )
             };
         }
@@ -115,15 +116,16 @@ impl Lines {
 }
 
 /// The sentence of a line: what the check said, or what was answered.
-fn message<'a>(subject: &Subject<'a, '_, '_>) -> &'a str {
+fn message<'a>(subject: &Subject<'a, '_, '_>) -> Cow<'a, str> {
     let decision = subject.decision;
     if let Some(block) = decision.blocks.last() {
-        return &block.reason;
+        return Cow::Borrowed(&block.reason);
     }
-    match (&decision.verdict, decision.facts.last()) {
-        (Verdict::Deny(_) | Verdict::Fail(_), Some(fact)) => &fact.reason,
-        (Verdict::Deny(denial) | Verdict::Fail(denial), None) => &denial.body,
-        (Verdict::Allow, _) => "request",
+    match (&decision.verdict, decision.reason()) {
+        (Verdict::Deny(_) | Verdict::Fail(_), Some(reason)) => reason,
+        (Verdict::Deny(denial) | Verdict::Fail(denial), None) => Cow::Borrowed(&denial.body),
+        (Verdict::Allow, Some(reason)) if subject.outcome == Outcome::Report => reason,
+        (Verdict::Allow, _) => Cow::Borrowed("request"),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::model::category::Category;
 use crate::model::check::Check;
 use crate::model::decision::Origin;
 use crate::model::event::EventType;
+use crate::model::stage::Stage;
 
 /// What a decision counts as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,7 +32,7 @@ pub enum Outcome {
     Deny,
     /// It could not be decided.
     Fail,
-    /// It would have been refused if the policy were not passive.
+    /// It would have been refused if the policy were not passive, or did not only log what was found.
     Report,
 }
 
@@ -111,9 +112,12 @@ pub struct Shard {
     events: Vec<Count>,
     threats: Vec<Count>,
     streams: [Count; StreamEnd::ALL.len()],
+    observed: Vec<Count>,
     latency: Histogram,
     /// By check.
     checks: Vec<Histogram>,
+    /// By part of a detection.
+    stages: Vec<Histogram>,
     /// Requests seen by [`Shard::samples`].
     seen: Count,
 }
@@ -143,8 +147,10 @@ impl Default for Shard {
             events: counts(EventType::ALL.len()),
             threats: counts(Category::COUNT),
             streams: Default::default(),
+            observed: counts(Category::COUNT),
             latency: Histogram::default(),
             checks: Check::ALL.iter().map(|_| Histogram::default()).collect(),
+            stages: Stage::ALL.iter().map(|_| Histogram::default()).collect(),
             seen: Count::default(),
         }
     }
@@ -177,6 +183,13 @@ impl Shard {
         }
     }
 
+    /// Notes how long a part of a sampled detection took.
+    pub fn detected(&self, stage: Stage, took: Duration) {
+        if let Some(histogram) = self.stages.get(stage as usize) {
+            histogram.add(took);
+        }
+    }
+
     /// Counts a decision that took no time worth measuring.
     pub fn count(&self, outcome: Outcome, origin: Option<Origin>) {
         if let Some(count) = self.decisions.get(row(origin)).and_then(|row| row.get(outcome as usize)) {
@@ -187,6 +200,13 @@ impl Shard {
     /// Counts an event.
     pub fn event(&self, event: EventType) {
         if let Some(count) = self.events.get(event as usize) {
+            count.add(1);
+        }
+    }
+
+    /// Counts a finding of a category that is only logged.
+    pub fn observed(&self, category: Category) {
+        if let Some(count) = self.observed.get(category.index()) {
             count.add(1);
         }
     }
@@ -337,8 +357,18 @@ impl Collector for Table {
                 .iter()
                 .map(|end| (end.name(), sum(&|shard| shard.streams.get(*end as usize).map(Count::get)))),
         )?;
+        let categories = (0..Category::COUNT).filter_map(Category::at);
+        named(
+            &mut encoder,
+            "threats_log_only",
+            "Findings by category that the policy only logs",
+            "category",
+            categories
+                .map(|category| (category.name(), sum(&|shard| shard.observed.get(category.index()).map(Count::get)))),
+        )?;
         latency(&mut encoder, &sum)?;
         checks(&mut encoder, &sum)?;
+        stages(&mut encoder, &sum)?;
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let samples: Vec<Sample> = sources.iter().flat_map(|source| source()).collect();
         drop(sources);
@@ -400,6 +430,17 @@ fn checks(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
     Ok(())
 }
 
+fn stages(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
+    let help = "Time of each part of a detection, of one request in 16";
+    let mut family = encoder.encode_descriptor("detection_stage_seconds", help, None, MetricType::Histogram)?;
+    for stage in Stage::ALL {
+        let labels = [("stage", stage.name())];
+        let encoder = family.encode_family(&labels)?;
+        histogram(encoder, sum, &|shard| shard.stages.get(*stage as usize))?;
+    }
+    Ok(())
+}
+
 fn histogram(
     mut encoder: MetricEncoder<'_>,
     sum: &Sum<'_>,
@@ -451,6 +492,8 @@ mod tests {
         one.event(EventType::RateLimited);
         two.threat(Category::SQLI);
         one.checked(Check::SuspiciousActivity, Duration::from_nanos(900));
+        two.detected(Stage::Scan, Duration::from_nanos(900));
+        two.observed(Category::XSS);
         metrics.source(|| {
             let label = |value: &str| Some(("family", value.to_owned()));
             let sample = Sample { name: "state", help: "Entries", is_counter: false, label: label("bans"), value: 7 };
@@ -469,6 +512,8 @@ mod tests {
             ("envoy_guard_decision_seconds_bucket{le=\"1.0\"}", 2.0),
             ("envoy_guard_decision_seconds_bucket{le=\"+Inf\"}", 3.0),
             ("envoy_guard_check_seconds_bucket{le=\"0.000001\",check=\"suspicious_activity\"}", 1.0),
+            ("envoy_guard_detection_stage_seconds_bucket{le=\"0.000001\",stage=\"scan\"}", 1.0),
+            ("envoy_guard_threats_log_only_total{category=\"xss\"}", 1.0),
             ("envoy_guard_build_info{version=\"1.2.3\"}", 1.0),
             ("envoy_guard_state{family=\"bans\"}", 7.0),
             ("envoy_guard_state{family=\"windows\"}", 8.0),

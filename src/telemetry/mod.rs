@@ -21,7 +21,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::Config;
 use crate::config::values::LogFormat;
 use crate::model::addr::Client;
-use crate::model::decision::{Decision, Origin, Verdict};
+use crate::model::decision::{Decision, Fact, FactValue, OBSERVED, Origin, Verdict};
+use crate::model::event::EventType;
 use crate::request::Request;
 use crate::telemetry::lines::{Lines, Subject};
 use crate::telemetry::metrics::{Metrics, Outcome, Shard, StreamEnd};
@@ -74,9 +75,20 @@ impl Recorder {
         for category in decision.detection.iter().flat_map(|detection| &detection.categories) {
             self.shard.threat(*category);
         }
+        for category in decision.observed.iter().flat_map(|observed| &observed.categories) {
+            self.shard.observed(*category);
+        }
         if let Some(level) = lines.level(outcome, origin) {
             let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             lines.write(level, &Subject { request, decision, client, outcome, origin, us });
+        }
+    }
+
+    /// Reports a part of detection that stands out by its time; `is_due` when it is worth a line.
+    pub fn anomaly(&self, event: EventType, name: &str, seconds: f64, is_due: bool) {
+        self.shard.event(event);
+        if is_due {
+            tracing::warn!(event = event.name(), name, seconds, "detection took unusually long");
         }
     }
 
@@ -103,13 +115,18 @@ fn outcome(decision: &Decision<'_>) -> (Outcome, Option<Origin>) {
     match &decision.verdict {
         Verdict::Deny(denial) => (Outcome::Deny, Some(denial.origin)),
         Verdict::Fail(denial) => (Outcome::Fail, Some(denial.origin)),
-        // In passive mode, or by a limit that only looks on.
+        // In passive mode, by a limit that only looks on, or by a finding that is only logged.
         Verdict::Allow => {
-            let reported = decision.facts.iter().find(|fact| fact.action == "logged_only");
+            let mut facts = decision.facts.iter();
+            let reported = facts.find(|fact| fact.action == "logged_only" || would_block(fact));
             let outcome = reported.map_or(Outcome::Allow, |_| Outcome::Report);
             (outcome, reported.map(|fact| Origin::Check(fact.check)))
         }
     }
+}
+
+fn would_block(fact: &Fact) -> bool {
+    fact.action == OBSERVED && fact.metadata.contains(&("would_block", FactValue::Bool(true)))
 }
 
 /// Turns logging on for the process: format, filter, queue and sinks of the configuration. To be called once; the

@@ -216,6 +216,11 @@ fn the_hash_follows_the_meaning_and_not_the_spelling() {
     );
     assert_ne!(hash(""), hash("security: {rate_limit: 11}"));
     assert_eq!(hash("").len(), 64);
+    let token = |token: &str| hash(&format!("security: {{ipinfo_token: {token}}}"));
+    assert_eq!(token("one"), token("one"));
+    assert_ne!(token("one"), token("two"), "a new secret is a new configuration");
+    let redis = |user: &str| hash(&format!("security: {{redis_url: 'redis://{user}@localhost:6379'}}"));
+    assert_ne!(redis("a:b"), redis("a:c"));
 }
 
 #[test]

@@ -368,6 +368,41 @@ async fn the_admin_port_shows_what_runs() {
     let (_, metrics) = service.page("/metrics");
     assert!(metrics.contains(&format!("config_info{{hash={}}} 1", shown["hash"])), "{metrics}");
     assert!(service.page("/nothing").0.contains("404"));
+    assert_eq!(ready["policy"]["passive"], false, "{ready}");
+}
+
+#[tokio::test]
+async fn detection_is_measured_on_sampled_requests() {
+    let service = Service::start(&["detection.log_only_categories=[xss]", "security.rate_limit=1000"]);
+    let mut client = AuthorizationClient::new(service.tcp().await);
+    for number in 0..40 {
+        let path = format!("/items?id={number}&note=%3Cscript%3Ealert({number})%3C/script%3E");
+        assert_eq!(answer(&check(&mut client, question(&path, &[], b"")).await).0, 0, "only logged");
+    }
+    let (_, metrics) = service.page("/metrics");
+    for series in [
+        "envoy_guard_detection_stage_seconds_count{stage=\"scan\"} ",
+        "envoy_guard_threats_log_only_total{category=\"xss\"} 40",
+        "envoy_guard_decisions_total{check=\"suspicious_activity\",verdict=\"report\"} 40",
+    ] {
+        assert!(metrics.contains(series), "{series}\n{metrics}");
+    }
+    assert!(!metrics.contains("detection_stage_seconds_count{stage=\"scan\"} 0\n"), "{metrics}");
+    let (_, stats) = service.page("/stats");
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    assert!(0 < stats["performance"]["summary"]["total_executions"].as_u64().unwrap(), "{stats}");
+    let slow = stats["performance"]["slow_patterns"].as_array().unwrap();
+    assert!(slow.iter().any(|one| one["pattern"] == "overall_detection"), "{stats}");
+    assert_eq!(stats["components"]["performance_monitor"], true);
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_keep_others_from_the_admin_port() {
+    use envoy_guard::server::admin::CONNECTIONS_MAX;
+    let service = Service::start(&[]);
+    let idle: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| TcpStream::connect(service.admin).unwrap()).collect();
+    assert_eq!(service.page("/healthz").0, "HTTP/1.1 200 OK", "answered once the idle ones are cut");
+    drop(idle);
 }
 
 #[tokio::test]

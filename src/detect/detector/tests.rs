@@ -130,6 +130,7 @@ fn findings_can_be_excluded_or_only_observed() {
     let logged = DetectionConfig { log_only_rows: ["T-WHOLE".to_owned()].into(), ..DetectionConfig::default() };
     let detection = with(logged).inspect(&request("/?c=wholly&d=wholly"), &Scope::default(), &Unmetered);
     assert_eq!((detection.finding, detection.observed.len()), (None, 2));
+    assert!(detection.observed.iter().all(|finding| finding.would_block && finding.score == 1.0));
     let logged = DetectionConfig { log_only_categories: ["sqli".to_owned()].into(), ..DetectionConfig::default() };
     assert!(!blocked(&with(logged), &Scope::default(), "/?c=wholly"));
     let scope = Scope { categories: CategorySet::DETECTION.without(Category::SQLI), ..Scope::default() };
@@ -191,4 +192,66 @@ fn odd_text_of_no_known_kind_convicts_under_our_profile_only_what_a_row_suspects
     assert!(!EXTRA_DETECTOR.detect("halfway", &context).is_threat);
     let reference = GUARD_CORE.detect(&odd, &context);
     assert!(reference.is_threat && rows(&reference).contains(&SUSPICIOUS.to_owned()), "{:?}", rows(&reference));
+}
+
+fn with_custom(patterns: &[&str]) -> Detector {
+    let custom_patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    let detection = DetectionConfig { custom_patterns, ..DetectionConfig::default() };
+    let material = Material { previous: Some(&BALANCED), ..Material::default() };
+    Detector::compile_with(&SecurityConfig::default(), &detection, &material).unwrap()
+}
+
+#[test]
+fn custom_patterns_count_like_rows_in_every_context_and_category() {
+    let detector = with_custom(&["forbidden fruit", "^4711$"]);
+    let row = custom::row("forbidden fruit");
+    for context in ["query_param:q", "header:x", "url_path", "request_body"] {
+        for text in ["a Forbidden  Fruit", "forbidden%20fruit"] {
+            let report = detector.detect(text, &Context::parse(context));
+            let rows: Vec<_> = report.threats.iter().map(|threat| threat.row.as_ref()).collect();
+            assert!(report.is_threat && rows == [row.as_str()], "{context} {text}: {report:?}");
+            assert_eq!((report.threats[0].category, report.threat_score), (Category::CUSTOM, 1.0));
+        }
+    }
+    assert!(!detector.detect("forbidden tree", &Context::parse("header:x")).is_threat);
+    assert_eq!(detector.custom_patterns().len(), 2);
+    assert_eq!(detector.all_patterns().len(), detector.default_patterns().len() + 2);
+    let found = |text: &str| {
+        let mut headers = Headers::default();
+        headers.push("content-type", b"application/json");
+        let body = Body::Complete(text.as_bytes());
+        let request = Request { method: "POST", body, headers, ..request("/p") };
+        let without = Scope { categories: CategorySet::EMPTY, ..Scope::default() };
+        let found = [Scope::default(), without].map(|scope| detector.inspect(&request, &scope, &Unmetered).finding);
+        assert_eq!(found[0].is_some(), found[1].is_some(), "no category keeps a custom pattern from it");
+        found[0].is_some()
+    };
+    assert!(found(r#"{"a": "4711"}"#));
+    assert!(found(r#"{"a": 4711}"#), "a JSON number is looked at too");
+    assert!(!found(r#"{"a": 4712}"#));
+}
+
+#[test]
+fn patterns_added_at_run_time_outlive_a_reload() {
+    let first = with_custom(&["one"]);
+    assert_eq!(first.custom().add("two", &Unmetered), Ok(true));
+    let detection = DetectionConfig { custom_patterns: vec!["three".to_owned()], ..DetectionConfig::default() };
+    let material = Material { previous: Some(&first), ..Material::default() };
+    let next = Detector::compile_with(&SecurityConfig::default(), &detection, &material).unwrap();
+    let texts: Vec<String> = next.custom_patterns().into_iter().map(|info| info.pattern).collect();
+    assert_eq!(texts, ["three", "two"]);
+    let is_found = |text: &str| next.detect(text, &Context::parse("unknown")).is_threat;
+    assert!(!is_found("one") && is_found("two") && is_found("three"));
+    assert!(first.custom().remove("two"));
+    assert!(!is_found("two"), "both detectors have the same");
+}
+
+#[test]
+fn a_configured_pattern_that_is_refused_is_named() {
+    let custom_patterns = vec!["fine".to_owned(), "a*".to_owned()];
+    let detection = DetectionConfig { custom_patterns, ..DetectionConfig::default() };
+    let material = Material { previous: Some(&BALANCED), ..Material::default() };
+    let errors = Detector::compile_with(&SecurityConfig::default(), &detection, &material).unwrap_err();
+    assert_eq!(errors[0].key, "detection.custom_patterns[1]");
+    assert!(errors[0].message.contains("empty"), "{errors:?}");
 }

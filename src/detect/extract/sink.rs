@@ -104,7 +104,9 @@ impl<'a> Sink<'a> {
 
     /// Hands out a value, or keeps it for [`Sink::flush`] when a budget is spent. Empty text costs nothing.
     pub(super) fn value(&mut self, value: Value<'_>) -> Flow {
-        if value.text.is_empty() || value.lens.categories.is_empty() {
+        // A place where no category applies is left out; a policy without categories still has its custom patterns.
+        let is_spared = value.lens.categories.is_empty() && !self.scope.categories.is_empty();
+        if value.text.is_empty() || is_spared {
             return Flow::Continue(());
         }
         if self.is_spent() {

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::engine::testing::{Ask, NOON, at, check, events, lit, once, policy, ready, routed, short, wrong};
+use crate::model::decision::FactValue;
 use crate::request::Body;
 use crate::state::State;
 use crate::state::memory::Memory;
@@ -120,7 +121,7 @@ fn passive_mode_counts_and_bans_nobody() {
     for expected in [1, 2] {
         let decision = at(&policy, &state, attack(), NOON);
         assert_eq!(events(&decision), [("penetration_attempt", "logged_only")]);
-        let count = crate::model::decision::FactValue::Int(expected);
+        let count = FactValue::Int(expected);
         assert_eq!(decision.facts[0].metadata[0], ("request_count", count));
         assert_eq!(decision.blocks[0].reason, "Suspicious activity detected: 81.0.0.1");
         assert!(!decision.blocks[0].trigger_info.is_empty());
@@ -176,4 +177,31 @@ fn partial_bodies_are_scanned_or_refused() {
         let decision = ready(crate::engine::decide(&policy, &state, &request, NOON, &crate::detect::Unmetered));
         assert_eq!(short(&decision).0, expected, "{setting}");
     }
+}
+
+#[test]
+fn what_is_only_logged_is_reported_and_neither_refused_nor_counted() {
+    let text = lit!({
+        "detection": {"log_only_categories": ["xss"]},
+        "security": {"auto_ban_threshold": 1}
+    });
+    let policy = policy(text);
+    let state = Memory::new(100);
+    let decision = at(&policy, &state, attack(), NOON);
+    assert_eq!(short(&decision), (0, ""));
+    assert_eq!(events(&decision), [("pattern_detected", "log_only")]);
+    let fact = &decision.facts[0];
+    assert!(fact.reason.starts_with("Would have been blocked, only logged by the policy: Request body"), "{fact:?}");
+    assert!(fact.metadata.contains(&("would_block", FactValue::Bool(true))), "{fact:?}");
+    let observed = decision.observed.as_deref().unwrap();
+    assert!(!observed.rows.is_empty() && observed.categories.iter().any(|category| category.name() == "xss"));
+    assert_eq!(decision.detection, None);
+    assert_eq!(ready(state.suspicion(policy_client(), NOON)).unwrap(), 0);
+    let both = Ask { target: "/api?file=../../../../etc/passwd", ..attack() };
+    let decision = at(&policy, &state, both, NOON);
+    assert_ne!(short(&decision).0, 0, "another category still counts");
+}
+
+fn policy_client() -> crate::model::addr::Client<'static> {
+    crate::model::addr::Client::Address("81.0.0.1".parse::<std::net::IpAddr>().unwrap().into())
 }
