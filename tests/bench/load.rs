@@ -14,9 +14,9 @@ const STREAMS: u32 = 32;
 /// Clock ticks per second of /proc/PID/stat on Linux.
 const TICKS: f64 = 100.0;
 
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Drop for Server {
@@ -27,7 +27,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(command: &mut Command, port: u16) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn start(command: &mut Command, port: u16) -> Result<Self, Box<dyn std::error::Error>> {
         let server = Self { child: command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?, port };
         for _ in 0..200 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
@@ -47,12 +47,24 @@ impl Server {
     }
 
     /// Drives `calls` Checks and returns (CPU microseconds per Check, Checks per second).
-    fn drive(&self, frame: &Path, calls: u32) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+    pub(crate) fn drive(&self, frame: &Path, calls: u32) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+        self.drive_with(frame, calls, STREAMS, &[])
+    }
+
+    /// The same with so many calls at once and further options of h2load.
+    pub(crate) fn drive_with(
+        &self,
+        frame: &Path,
+        calls: u32,
+        streams: u32,
+        options: &[&str],
+    ) -> Result<(f64, f64), Box<dyn std::error::Error>> {
         let (cpu, clock) = (self.cpu()?, Instant::now());
         let output = Command::new("h2load")
-            .args(["-t1", "-c1", &format!("-m{STREAMS}"), &format!("-n{calls}"), "-d"])
+            .args(["-t1", "-c1", &format!("-m{streams}"), &format!("-n{calls}"), "-d"])
             .arg(frame)
             .args(["-H", "content-type: application/grpc", "-H", "te: trailers"])
+            .args(options)
             .arg(format!("http://127.0.0.1:{}/envoy.service.auth.v3.Authorization/Check", self.port))
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -64,11 +76,11 @@ impl Server {
     }
 }
 
-fn free_port() -> Result<u16, std::io::Error> {
+pub(crate) fn free_port() -> Result<u16, std::io::Error> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn guard(binary: &Path, settings: &[&str]) -> Result<Server, Box<dyn std::error::Error>> {
+pub(crate) fn guard(binary: &Path, settings: &[&str]) -> Result<Server, Box<dyn std::error::Error>> {
     let (port, admin) = (free_port()?, free_port()?);
     let mut command = Command::new(binary);
     command.arg("serve");
@@ -81,7 +93,7 @@ fn guard(binary: &Path, settings: &[&str]) -> Result<Server, Box<dyn std::error:
 }
 
 /// The default policy, in memory; the limit is lifted because one client sends everything.
-const DEFAULT: &[&str] = &["security.enable_redis=false", "security.rate_limit=100000000"];
+pub(crate) const DEFAULT: &[&str] = &["security.enable_redis=false", "security.rate_limit=100000000"];
 
 /// Runs all servers.
 pub fn run(binary: &Path, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
@@ -118,7 +130,7 @@ pub fn run(binary: &Path, report: &mut Report) -> Result<(), Box<dyn std::error:
     Ok(())
 }
 
-fn median(mut rounds: Vec<(f64, f64)>) -> (f64, f64) {
+pub(crate) fn median(mut rounds: Vec<(f64, f64)>) -> (f64, f64) {
     rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
     rounds.get(rounds.len() / 2).copied().unwrap_or_default()
 }

@@ -6,6 +6,7 @@
 mod engine;
 mod frame;
 mod load;
+mod shared;
 mod stock;
 mod table;
 
@@ -25,7 +26,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let corpus = word(3).map(PathBuf::from).filter(|path| path.exists());
             let mut report = table::Report::default();
             load::run(&guard, &mut report)?;
+            shared::run(&guard, &mut report)?;
             engine::run(&python, corpus.as_deref(), &mut report)?;
+            report.finish()
+        }
+        Some("shared") => {
+            let mut report = table::Report::default();
+            shared::run(&PathBuf::from(word(1).ok_or("shared GUARD")?), &mut report)?;
             report.finish()
         }
         Some("engine") => {
@@ -35,6 +42,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             engine::run(&python, corpus.as_deref(), &mut report)?;
             report.finish()
         }
-        _ => Err("usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | engine [PYTHON [CORPUS]] | stock PORT".into()),
+        _ => Err(
+            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | engine [PYTHON [CORPUS]] | stock PORT"
+                .into(),
+        ),
     }
 }

@@ -21,6 +21,8 @@ pub struct Row {
 #[derive(Default)]
 pub struct Report {
     rows: Vec<Row>,
+    /// What is no CPU time: a sentence, and its figures by name.
+    facts: Vec<(String, serde_json::Value)>,
 }
 
 impl Report {
@@ -28,6 +30,12 @@ impl Report {
     pub fn add(&mut self, row: Row) {
         eprintln!("  {:<44} {:<26} {:>12.2} us", row.what, row.input, row.us);
         self.rows.push(row);
+    }
+
+    /// Adds figures of another kind.
+    pub fn fact(&mut self, text: String, figures: serde_json::Value) {
+        eprintln!("  {text}");
+        self.facts.push((text, figures));
     }
 
     /// Prints the table and writes the file.
@@ -39,7 +47,10 @@ impl Report {
             let ratio = row.ratio.map_or_else(String::new, |(ratio, to)| format!("{ratio:.2} x {to}"));
             writeln!(out, "{:<44} {:<26} {:>12.2} {:>10}  {}", row.what, row.input, row.us, rps, ratio)?;
         }
-        let rows: Vec<serde_json::Value> = self
+        for (text, _) in &self.facts {
+            writeln!(out, "{text}")?;
+        }
+        let mut rows: Vec<serde_json::Value> = self
             .rows
             .iter()
             .map(|row| {
@@ -49,6 +60,7 @@ impl Report {
                 })
             })
             .collect();
+        rows.extend(self.facts.iter().map(|(_, figures)| figures.clone()));
         std::fs::write("target/bench.json", serde_json::to_string_pretty(&rows)?)?;
         Ok(())
     }
