@@ -12,6 +12,7 @@ use crate::config::security::SecurityConfig;
 use crate::detect::confirm::Candidate;
 use crate::detect::custom::{self, CustomPatterns, PatternError, Set};
 use crate::detect::monitor::{Anomaly, Monitor, Sample, Stats};
+use crate::detect::recall::Epoch;
 use crate::detect::rows::{self, Row};
 use crate::detect::semantic::{self, Analysis};
 use crate::detect::table::{Answers, Candidates, Origin, Table};
@@ -61,7 +62,8 @@ impl Detector {
         let fresh = Monitor::new(security);
         let kept = material.previous.filter(|previous| previous.lock_monitor().is_like(&fresh));
         let monitor = kept.map_or_else(|| Arc::new(Mutex::new(fresh)), |previous| Arc::clone(&previous.monitor));
-        let detector = Self { table, configured, custom, settings, monitor, semantic_threshold };
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let detector = Self { table, configured, custom, settings, monitor, semantic_threshold, number };
         detector.configure_semantic_threshold(security.detection_semantic_threshold);
         Ok(detector)
     }
@@ -93,6 +95,13 @@ impl Detector {
     #[must_use]
     pub fn semantic_threshold(&self) -> f64 {
         f64::from_bits(self.semantic_threshold.load(Ordering::Relaxed))
+    }
+
+    /// What the verdict on a value depends on besides the value and its place. `None` while there are patterns added at
+    /// run time: they change within one detector.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        let semantic = self.semantic_threshold.load(Ordering::Relaxed);
+        (self.custom.count() == 0).then_some(Epoch { detector: self.number, semantic })
     }
 
     /// Looks at one value: guard-core's `detect`.
@@ -356,6 +365,9 @@ fn configured(texts: &[String], index: usize, error: &PatternError) -> DetectErr
     };
     DetectError { key, message: error.to_string() }
 }
+
+/// The number of the next detector; 0 is nobody's.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// The semantic analyser's finding without a kind of attack.
 const SUSPICIOUS: &str = "semantic:suspicious";

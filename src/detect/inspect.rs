@@ -6,6 +6,7 @@ use crate::detect::confirm::Candidate;
 use crate::detect::detector::{Watch, budget};
 use crate::detect::exclusion::{self, Spot};
 use crate::detect::extract;
+use crate::detect::recall::{self, Key};
 use crate::detect::rows::Row;
 use crate::detect::trace::{Trace, Tracer};
 use crate::detect::view::Views;
@@ -121,6 +122,14 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         if lens.literal && self.trace.is_none() && !detector.has_custom() {
             return ControlFlow::Continue(());
         }
+        // Whoever explains a verdict wants to see how it comes about.
+        let key = match &self.trace {
+            None => detector.epoch().and_then(|epoch| Key::new(epoch, context, text, &lens)),
+            Some(_) => None,
+        };
+        if key.is_some_and(|key| recall::is_clean(&key)) {
+            return ControlFlow::Continue(());
+        }
         self.meter.enter(Stage::Views);
         let views = Views::new(text, &detector.settings.recipe);
         self.meter.enter(Stage::Scan);
@@ -140,6 +149,9 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         self.meter.enter(Stage::Extract);
         if let (Some(trace), Some(tracer)) = (&mut self.trace, tracer) {
             trace.values.push(tracer.into_value(analysis));
+        }
+        if let Some(key) = key.filter(|_| threats.is_empty()) {
+            recall::note_clean(&key);
         }
         self.weigh(context, lens, threats)
     }

@@ -11,6 +11,7 @@ pub mod extract;
 mod inspect;
 pub mod monitor;
 mod reach;
+mod recall;
 pub mod rows;
 pub mod semantic;
 mod table;
@@ -315,6 +316,8 @@ pub struct Detector {
     monitor: std::sync::Arc<std::sync::Mutex<monitor::Monitor>>,
     /// Bits of the semantic threshold, which can be changed while the rest cannot.
     semantic_threshold: std::sync::atomic::AtomicU64,
+    /// Tells this detector's verdicts from those of any other in this process.
+    number: u64,
 }
 
 /// A pattern as lists show it.

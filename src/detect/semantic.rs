@@ -210,8 +210,12 @@ pub(crate) fn analyse(text: &str, raw: &str, threshold: f64, chars_max: usize) -
     if stays_below(highest, words.runs_code, is_expression) {
         return None;
     }
-    let analysis = full(text, &words, is_expression);
-    (threshold < analysis.score).then(|| Box::new(analysis))
+    let mut analysis = full(text, &words, is_expression);
+    if analysis.score <= threshold {
+        return None;
+    }
+    analysis.suspicious_patterns = measure::patterns(text);
+    Some(Box::new(analysis))
 }
 
 /// True for a text of moderate length that is an expression of Python.
@@ -241,6 +245,55 @@ fn first(text: &str, count: usize) -> &str {
     text.char_indices().nth(count).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
+/// The mark of a byte that is neither a letter, a digit nor a blank.
+const ODD: u8 = 128;
+
+/// What each byte may be part of.
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+const MARKS: [u8; 256] = {
+    let mut marks = [0; 256];
+    let mut index = 0;
+    while index < marks.len() {
+        let byte = index as u8;
+        let odd = if byte.is_ascii_alphanumeric() || byte == b' ' { 0 } else { ODD };
+        marks[index] = odd
+            | match byte {
+                b'(' => 1,
+                b'<' | b';' | b'|' | b'.' | b':' => 2,
+                b'{' => 4,
+                b'$' | b'@' => 8,
+                b'=' | b'+' | b'-' | b'*' | b'/' => 16,
+                b'&' => 2 | 32,
+                b'%' | b'\\' => 32,
+                _ => 0,
+            };
+        index += 1;
+    }
+    marks
+};
+
+/// By first letter, `a` first: one bit for each length that a known word with this letter has.
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+const LENGTHS: [u16; 32] = {
+    let mut lengths = [0; 32];
+    let mut kind = 0;
+    while kind < Kind::ALL.len() {
+        let words = Kind::ALL[kind].words();
+        let mut index = 0;
+        while index < words.len() {
+            lengths[(words[index].as_bytes()[0] & 31) as usize] |= 1 << words[index].len();
+            index += 1;
+        }
+        kind += 1;
+    }
+    let mut index = 0;
+    while index < CODE_WORDS.len() {
+        lengths[(CODE_WORDS[index].as_bytes()[0] & 31) as usize] |= 1 << CODE_WORDS[index].len();
+        index += 1;
+    }
+    lengths
+};
+
 /// What a glance at the bytes rules out.
 #[derive(Clone, Copy, Debug)]
 struct Bound {
@@ -257,17 +310,9 @@ impl Bound {
         let bytes = text.as_bytes();
         let (mut odd, mut marks) = (0_usize, 0_u8);
         for byte in bytes {
-            odd += usize::from(!byte.is_ascii_alphanumeric() && *byte != b' ');
-            marks |= match byte {
-                b'(' => 1,
-                b'<' | b';' | b'|' | b'.' | b':' => 2,
-                b'{' => 4,
-                b'$' | b'@' => 8,
-                b'=' | b'+' | b'-' | b'*' | b'/' => 16,
-                b'&' => 2 | 32,
-                b'%' | b'\\' => 32,
-                _ => 0,
-            };
+            let mark = MARKS.get(usize::from(*byte)).copied().unwrap_or(ODD);
+            odd += usize::from(mark >> 7);
+            marks |= mark;
         }
         let has = |mark: u8| marks & mark != 0;
         // Every byte of a longer character counts as odd, which only loosens the bound.
@@ -294,6 +339,12 @@ impl Bound {
     }
 }
 
+/// A letter, a digit, or an underscore, in any script.
+fn is_word(char: char) -> bool {
+    // Nearly every character is ASCII.
+    if char.is_ascii() { char.is_ascii_alphanumeric() || char == '_' } else { char.is_alphanumeric() }
+}
+
 /// Which known words a text has.
 #[derive(Debug, Default)]
 struct Words {
@@ -307,7 +358,7 @@ impl Words {
     fn of(text: &str) -> Self {
         let mut words = Self::default();
         let text = first(text, TOKEN_CHARS_MAX);
-        for word in text.split(|char: char| !measure::is_word(char)).filter(|word| !word.is_empty()).take(TOKENS_MAX) {
+        for word in text.split(|char: char| !is_word(char)).filter(|word| !word.is_empty()).take(TOKENS_MAX) {
             words.count += 1;
             words.see(word);
         }
@@ -315,8 +366,9 @@ impl Words {
     }
 
     fn see(&mut self, word: &str) {
-        // No known word is shorter or longer.
-        if !(2..=11).contains(&word.len()) {
+        // No known word is shorter or longer, and few begin with the same letter.
+        let first = word.as_bytes().first().map_or(0, |first| usize::from(first & 31));
+        if !(2..=11).contains(&word.len()) || LENGTHS.get(first).is_none_or(|known| known >> word.len() & 1 == 0) {
             return;
         }
         let is = |known: &&str| known.len() == word.len() && known.eq_ignore_ascii_case(word);
@@ -350,7 +402,7 @@ fn is_binary(raw: &str) -> bool {
     BINARY_SHARE * total <= (view::unprintable(raw) + replaced - kept) as f64
 }
 
-/// Measures everything.
+/// Measures everything but where the structures are.
 fn full(text: &str, words: &Words, is_expression: bool) -> Analysis {
     let structures = measure::structures(text);
     let has = |structure: Structure| structures.count(structure) != 0;
@@ -383,7 +435,7 @@ fn full(text: &str, words: &Words, is_expression: bool) -> Analysis {
         entropy,
         encoding_layers,
         is_obfuscated,
-        suspicious_patterns: structures.into_patterns(),
+        suspicious_patterns: Vec::new(),
         code_injection_risk,
         token_count: (words.count + structure_tokens).min(TOKENS_MAX),
         score: score.min(1.0),

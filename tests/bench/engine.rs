@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use envoy_guard::app::input::Input;
 use envoy_guard::config::exclusions::DetectionConfig;
@@ -12,13 +11,18 @@ use envoy_guard::detect::{Detector, Scope, Unmetered};
 use serde_json::json;
 
 use crate::table::{Report, Row};
+use crate::{cpu, frame, hostile};
 
 const ROUNDS: usize = 7;
 /// Requests of the corpus that the slow rivals get.
 const SAMPLE: usize = 150;
+/// Requests with values that were never seen before.
+const NEW: usize = 700;
+/// Calls per reading of the clock, whose resolution is a microsecond on some machines.
+const CALLS: usize = 3;
 
 /// A GET with 18 values: names and values of 2 parameters and 6 headers, the path, and an empty body.
-fn get() -> Input {
+pub fn get() -> Input {
     let mut input = Input { method: "GET".into(), scheme: "https".into(), ..Input::default() };
     input.path = "/catalog/items?page=2&category=garden+furniture".into();
     for (name, value) in [
@@ -34,16 +38,26 @@ fn get() -> Input {
     input
 }
 
-/// The same with a benign JSON body of about `bytes` bytes.
+/// The same with a benign JSON body of about `bytes` bytes, whose items repeat most of their words.
 fn post(bytes: usize) -> Input {
+    with_items(bytes, |_| String::new())
+}
+
+/// The same with no text twice, and other texts for each `salt`.
+pub fn new_post(bytes: usize, salt: usize) -> Input {
+    with_items(bytes, |number| format!(" {salt:x}{number:04}"))
+}
+
+fn with_items(bytes: usize, mark: impl Fn(usize) -> String) -> Input {
     let mut items = Vec::new();
     let mut size = 0;
     while size < bytes {
         let number = items.len();
+        let mark = mark(number);
         let item = json!({
-            "id": number, "name": format!("Garden chair {number}"), "price": 49.9, "in_stock": number % 3 != 0,
-            "tags": ["outdoor", "wood", "sale"],
-            "note": "Weatherproof; fits a table of 80 cm. Customers also look at the matching bench & cushions.",
+            "id": number, "name": format!("Garden chair {number}{mark}"), "price": 49.9, "in_stock": number % 3 != 0,
+            "tags": [format!("outdoor{mark}"), format!("wood{mark}"), format!("sale{mark}")],
+            "note": format!("Weatherproof; fits a table of 80 cm{mark}. Customers also look at the matching bench & cushions."),
         });
         size += item.to_string().len() + 1;
         items.push(item);
@@ -91,59 +105,116 @@ fn leaves(json: &serde_json::Value, list: &mut Vec<(String, String)>) {
     }
 }
 
-/// Microseconds per request: all requests in a round, the fastest round.
-fn time(requests: usize, mut round: impl FnMut()) -> f64 {
-    round();
-    let mut best = f64::MAX;
-    for _ in 0..ROUNDS {
-        let start = Instant::now();
-        round();
-        best = best.min(start.elapsed().as_secs_f64() * 1e6 / requests as f64);
-    }
-    best
+/// The request of the server measurements, as the engine gets it.
+fn check() -> Input {
+    let mut input = Input { method: "GET".into(), scheme: "https".into(), ..Input::default() };
+    input.path = "/catalog/items?page=2&sort=price".into();
+    let fields = frame::headers().into_iter().filter(|(name, _)| !name.starts_with(':'));
+    input.headers = fields.map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
+    input
 }
 
-/// Runs all engines on all inputs.
-pub fn run(python: &Path, corpus: Option<&Path>, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
-    let detector = Detector::compile(&SecurityConfig::default(), &DetectionConfig::default())
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
-    let scope = Scope::default();
-    let sets = [("GET, 18 values", vec![get()], 2000), ("POST, 10 KB JSON", vec![post(10_240)], 300)];
-    for (name, inputs, repeat) in &sets {
-        let ours = time(*repeat, || {
-            for _ in 0..*repeat {
-                for input in inputs {
-                    std::hint::black_box(detector.inspect(&input.view(), &scope, &Unmetered));
-                }
-            }
-        });
-        report.add(Row { what: "envoy-guard".into(), input: (*name).into(), us: ours, rps: None, ratio: None });
-        rivals(name, inputs, python, ours, report)?;
+/// The same with values that no other salt has, a token and an id among them.
+fn new_check(salt: usize) -> Input {
+    let mut input = check();
+    input.path = format!("/catalog/items?page={salt}&sort=price{salt}");
+    for (_, value) in &mut input.headers {
+        let text = format!("{salt:06x}");
+        let at = value.len().saturating_sub(text.len());
+        value.splice(at.., text.into_bytes());
     }
-    let big = [post(1 << 20)];
-    let ours = time(1, || drop(std::hint::black_box(detector.inspect(&big[0].view(), &scope, &Unmetered))));
-    report.add(Row { what: "envoy-guard".into(), input: "POST, 1 MiB JSON".into(), us: ours, rps: None, ratio: None });
+    input
+}
+
+/// CPU microseconds per request: all requests in a round, the fastest round.
+fn time(requests: usize, mut round: impl FnMut()) -> f64 {
+    round();
+    cpu::of(ROUNDS, 1, round) / requests as f64
+}
+
+fn inspect(detector: &Detector, input: &Input) {
+    std::hint::black_box(detector.inspect(&input.view(), &Scope::default(), &Unmetered));
+}
+
+fn detector() -> Result<Detector, Box<dyn std::error::Error>> {
+    Ok(Detector::compile(&SecurityConfig::default(), &DetectionConfig::default())
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?)
+}
+
+/// Inspects one request over and over, for a profiler to watch.
+pub fn repeat(set: &str, calls: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let input = match set {
+        "get" => get(),
+        "check" => check(),
+        "post" => post(10_240),
+        "large" => post(1 << 20),
+        file => Input::from_json(&std::fs::read_to_string(file)?)?,
+    };
+    let detector = detector()?;
+    let us = cpu::of(5, calls.div_ceil(5), || inspect(&detector, &input));
+    Ok(writeln!(std::io::stderr(), "{us:.2} us")?)
+}
+
+/// Runs all engines on all inputs; without a Python, ours alone.
+pub fn run(
+    python: Option<&Path>,
+    corpus: Option<&Path>,
+    report: &mut Report,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let detector = detector()?;
+    let sets = [
+        ("GET, 18 values", get(), 2000),
+        ("GET, 14 headers", check(), 2000),
+        ("POST, 10 KB JSON", post(10_240), 300),
+        ("POST, 1 MiB JSON", post(1 << 20), 3),
+    ];
+    for (name, input, repeat) in &sets {
+        inspect(&detector, input);
+        let us = cpu::of(ROUNDS, *repeat, || inspect(&detector, input));
+        report.add(Row { what: "envoy-guard".into(), input: (*name).into(), us, rps: None, ratio: None });
+        if let Some(python) = python.filter(|_| input.body.len() < 1 << 20) {
+            rivals(name, std::slice::from_ref(input), python, us, report)?;
+        }
+    }
+    let new: Vec<Input> = (0..NEW).map(|salt| new_post(10_240, salt)).collect();
+    let mut next = new.iter();
+    let us = cpu::of(ROUNDS, NEW / ROUNDS, || next.next().into_iter().for_each(|input| inspect(&detector, input)));
+    report.add(Row {
+        what: "envoy-guard".into(),
+        input: "POST, 10 KB JSON, all new".into(),
+        us,
+        rps: None,
+        ratio: None,
+    });
+    let new: Vec<Input> = (0..NEW).map(new_check).collect();
+    let mut next = new.iter();
+    let us = cpu::of(ROUNDS, NEW / ROUNDS, || next.next().into_iter().for_each(|input| inspect(&detector, input)));
+    report.add(Row {
+        what: "envoy-guard".into(),
+        input: "GET, 14 headers, all new".into(),
+        us,
+        rps: None,
+        ratio: None,
+    });
     match corpus {
-        Some(path) => whole_corpus(path, &detector, python, report),
-        None => Ok(writeln!(std::io::stderr(), "no corpus given: that row is left out")?),
+        Some(path) => whole_corpus(path, &detector, python, report)?,
+        None => writeln!(std::io::stderr(), "no corpus given: that row is left out")?,
     }
+    hostile::search(&detector, report)
 }
 
 fn whole_corpus(
     path: &Path,
     detector: &Detector,
-    python: &Path,
+    python: Option<&Path>,
     report: &mut Report,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string(path)?;
     let inputs: Vec<Input> = text.lines().map(Input::from_json).collect::<Result<_, _>>()?;
-    let scope = Scope::default();
     let mut each: Vec<f64> = vec![f64::MAX; inputs.len()];
     for _ in 0..3 {
         for (input, best) in inputs.iter().zip(&mut each) {
-            let start = Instant::now();
-            std::hint::black_box(detector.inspect(&input.view(), &scope, &Unmetered));
-            *best = best.min(start.elapsed().as_secs_f64() * 1e6);
+            *best = best.min(cpu::of(1, CALLS, || inspect(detector, input)));
         }
     }
     let mean = each.iter().sum::<f64>() / each.len() as f64;
@@ -153,6 +224,7 @@ fn whole_corpus(
     for (figure, us) in [("mean", mean), ("p50", at(0.5)), ("p99", at(0.99)), ("max", at(0.999_999))] {
         report.add(Row { what: format!("envoy-guard, {figure}"), input: name.clone(), us, rps: None, ratio: None });
     }
+    let Some(python) = python else { return Ok(()) };
     let step = (inputs.len() / SAMPLE).max(1);
     let sample: Vec<Input> = inputs.into_iter().step_by(step).collect();
     rivals(&format!("corpus, every {step}th, mean"), &sample, python, mean, report)

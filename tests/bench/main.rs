@@ -3,8 +3,10 @@
 //! Whole process: CPU time of the server per Check, read from /proc, under the same load. Engine: CPU time of this
 //! thread per request, the fastest of several rounds. Rivals get the same values.
 
+mod cpu;
 mod engine;
 mod frame;
+mod hostile;
 mod load;
 mod shared;
 mod stock;
@@ -27,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut report = table::Report::default();
             load::run(&guard, &mut report)?;
             shared::run(&guard, &mut report)?;
-            engine::run(&python, corpus.as_deref(), &mut report)?;
+            engine::run(Some(&python), corpus.as_deref(), &mut report)?;
             report.finish()
         }
         Some("shared") => {
@@ -39,11 +41,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let python = PathBuf::from(word(1).unwrap_or("python3"));
             let corpus = word(2).map(PathBuf::from).filter(|path| path.exists());
             let mut report = table::Report::default();
-            engine::run(&python, corpus.as_deref(), &mut report)?;
+            engine::run(Some(&python), corpus.as_deref(), &mut report)?;
+            report.finish()
+        }
+        Some("loop") => engine::repeat(word(1).ok_or("loop SET CALLS")?, word(2).ok_or("loop SET CALLS")?.parse()?),
+        Some("own") => {
+            let corpus = word(1).map(PathBuf::from).filter(|path| path.exists());
+            let mut report = table::Report::default();
+            engine::run(None, corpus.as_deref(), &mut report)?;
             report.finish()
         }
         _ => Err(
-            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | engine [PYTHON [CORPUS]] | stock PORT"
+            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | engine [PYTHON [CORPUS]]\n       own [CORPUS] | loop SET CALLS | stock PORT"
                 .into(),
         ),
     }

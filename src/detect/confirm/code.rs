@@ -89,18 +89,23 @@ pub(super) fn call(candidate: &Candidate<'_>) -> Option<Range<usize>> {
 /// Convicts a PHP script that runs something or takes orders from the request.
 pub(super) fn php_script(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
+    // Scripts without an end overlap: what was read in vain, a name's length before its end excepted, is not read again.
+    let mut read = 0;
     memchr::memmem::find_iter(bytes, b"<?").find_map(|open| {
         if !has(bytes, open + 2, b"php") && at(bytes, open + 2) != b'=' {
             return None;
         }
         let script = part(bytes, open, open + SCRIPT_MAX);
         let script = part(script, 0, memchr::memmem::find(script, b"?>").map_or(script.len(), |end| end + 2));
-        let orders = memchr::memchr_iter(b'$', script).any(|dollar| {
+        let fresh = usize::saturating_sub(read, open).saturating_sub(NAME_MAX);
+        read = read.max(open + script.len());
+        let news = script.get(fresh..).unwrap_or_default();
+        let orders = memchr::memchr_iter(b'$', news).map(|dollar| fresh + dollar).any(|dollar| {
             [&b"$_get"[..], b"$_post", b"$_request", b"$_cookie", b"$_server", b"$_files", b"${"]
                 .iter()
                 .any(|global| has(script, dollar, global))
         });
-        let calls = memchr::memchr_iter(b'(', script).any(|paren| {
+        let calls = memchr::memchr_iter(b'(', news).map(|paren| fresh + paren).any(|paren| {
             let end = script.get(..paren).unwrap_or_default().trim_ascii_end().len();
             let name = part(script, word_start(script, end), end);
             SURE.iter().any(|function| name.eq_ignore_ascii_case(function))
@@ -213,6 +218,10 @@ mod tests {
             ("<?=`x`?>", true),
             ("<?php eval('x');", true),
             ("<?php echo $title; ?>", false),
+            ("<?php echo <?php eval ('x')", true),
+            (&format!("<?php {} <?php {} system ('x')", "a ".repeat(500), "b ".repeat(600)), true),
+            (&format!("<?php {}<?php x exec('x')", "a".repeat(2048 - 16)), true),
+            (&format!("<?php {}<?php $_GET", "a".repeat(2048 - 14)), true),
             ("<?xml version=\"1.0\"?>", false),
         ] {
             assert_eq!(php_script(&testing::query(text)).is_some(), expected, "{text}");

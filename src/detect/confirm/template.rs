@@ -41,8 +41,14 @@ const DELIMITERS: &[Delimiter] = &[
 
 /// Convicts an expression that computes or reaches for the engine.
 pub(super) fn expression(candidate: &Candidate<'_>) -> Option<Range<usize>> {
+    search(candidate, |_| ())
+}
+
+/// `after` each body it may change what is known of the text.
+fn search(candidate: &Candidate<'_>, after: impl Fn(&mut Read)) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
     let (mut here, mut work) = (0, 0);
+    let mut read = Read::default();
     while work < WORK_MAX
         && let Some(offset) = bytes.get(here..).and_then(|rest| rest.iter().position(|byte| is_opening(*byte)))
     {
@@ -59,12 +65,13 @@ pub(super) fn expression(candidate: &Candidate<'_>) -> Option<Range<usize>> {
             && open == skip(bytes, candidate.value_start(), 16, is_blank)
             && bytes.trim_ascii_end().len() == start + body.len() + delimiter.close.len();
         if (closed && is_arithmetic(body))
-            || reaches(body, delimiter.everyday)
+            || reaches(body, delimiter.everyday, &mut read, start)
             || (whole && is_root(body))
             || is_php(delimiter, body)
         {
             return Some(boundary(candidate.text, open)..boundary(candidate.text, start + body.len()));
         }
+        after(&mut read);
         // A body without an opening in it need not be read again.
         here = start + body.iter().position(|byte| is_opening(*byte)).unwrap_or(body.len());
     }
@@ -218,17 +225,22 @@ const GADGETS: &[&[u8]] = &[
 const CALLS: &[&[u8]] =
     &[b"system(", b"exec(", b"eval(", b"popen(", b"spawn(", b"require(", b"include(", b"sleep(", b"md5("];
 
-/// The bytes a gadget or call begins with.
-static FIRST: [bool; 256] = first_bytes();
+/// How much longer than its name a gadget or call can be: blanks before its parenthesis.
+const LOOSE_MAX: usize = 4;
 
-const fn first_bytes() -> [bool; 256] {
-    let mut first = [false; 256];
+/// A bit for each two bytes that a gadget or call begins with.
+static FIRST: [u64; 1024] = first_pairs();
+/// The longest gadget or call as it may be written.
+const REACH_MAX: usize = longest() + LOOSE_MAX;
+
+const fn first_pairs() -> [u64; 1024] {
+    let mut first = [0; 1024];
     let mut tables: &[&[&[u8]]] = &[GADGETS, CALLS];
     while let [table, other @ ..] = tables {
         let mut rest: &[&[u8]] = table;
         while let [name, more @ ..] = rest {
-            if let [byte, ..] = name {
-                mark(&mut first, *byte);
+            if let [one, two, ..] = name {
+                mark(&mut first, *one, *two);
             }
             rest = more;
         }
@@ -237,29 +249,67 @@ const fn first_bytes() -> [bool; 256] {
     first
 }
 
-#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
-const fn mark(first: &mut [bool; 256], byte: u8) {
-    first[byte as usize] = true;
+#[expect(clippy::indexing_slicing, reason = "two bytes are below 65,536, and 1024 words have as many bits")]
+const fn mark(first: &mut [u64; 1024], one: u8, two: u8) {
+    let pair = (one as usize) << 8 | two as usize;
+    first[pair / 64] |= 1 << (pair % 64);
 }
 
-/// The body names a gadget, runs a call, or calls a method of a literal.
-fn reaches(body: &[u8], everyday: bool) -> bool {
-    let mut here = 0;
+const fn longest() -> usize {
+    let mut most = 0;
+    let mut tables: &[&[&[u8]]] = &[GADGETS, CALLS];
+    while let [table, other @ ..] = tables {
+        let mut rest: &[&[u8]] = table;
+        while let [name, more @ ..] = rest {
+            if most < name.len() {
+                most = name.len();
+            }
+            rest = more;
+        }
+        tables = other;
+    }
+    most
+}
+
+/// True when a gadget or call may begin with these bytes.
+fn may_begin(one: u8, two: u8) -> bool {
+    let pair = usize::from(one.to_ascii_lowercase()) << 8 | usize::from(two.to_ascii_lowercase());
+    FIRST.get(pair / 64).is_some_and(|word| word >> (pair % 64) & 1 == 1)
+}
+
+/// Up to where earlier bodies of one text were read in vain: bodies overlap, and are read once only.
+#[derive(Default)]
+struct Read {
+    gadgets: usize,
+    calls: usize,
+}
+
+/// The body, which stands at `start`, names a gadget, runs a call, or calls a method of a literal.
+fn reaches(body: &[u8], everyday: bool, read: &mut Read, start: usize) -> bool {
+    let known_to = |read: usize| read.saturating_sub(start).saturating_sub(REACH_MAX);
+    let (gadgets_from, calls_from) = (known_to(read.gadgets), known_to(read.calls));
+    let mut here = if everyday { gadgets_from } else { gadgets_from.min(calls_from) };
+    // A call right at the start of a body stands alone, whatever is before the body.
+    let stands_alone = |here: usize| {
+        let before = here.checked_sub(1).map_or(0, |index| at(body, index));
+        !is_word(before) && before != b'.'
+    };
     while here < body.len() {
         let byte = at(body, here).to_ascii_lowercase();
-        if !FIRST.get(usize::from(byte)).is_some_and(|first| *first) {
-            here += 1;
-            continue;
-        }
-        let fits = |known: &&&[u8]| known.first() == Some(&byte) && has_loose(body, here, known);
-        if GADGETS.iter().any(|known| fits(&known)) {
-            return true;
-        }
-        let before = here.checked_sub(1).map_or(0, |index| at(body, index));
-        if !everyday && !is_word(before) && before != b'.' && CALLS.iter().any(|known| fits(&known)) {
-            return true;
+        if may_begin(byte, at(body, here + 1)) {
+            let fits = |known: &&&[u8]| known.first() == Some(&byte) && has_loose(body, here, known);
+            if GADGETS.iter().any(|known| fits(&known)) {
+                return true;
+            }
+            if !everyday && stands_alone(here) && CALLS.iter().any(|known| fits(&known)) {
+                return true;
+            }
         }
         here += 1;
+    }
+    read.gadgets = read.gadgets.max(start + body.len());
+    if !everyday {
+        read.calls = read.calls.max(start + body.len());
     }
     let start = skip(body, 0, 16, |byte| is_blank(byte) || byte == b'=');
     let after = literal(body, start).filter(|_| !at(body, start).is_ascii_digit());
@@ -311,6 +361,20 @@ mod tests {
 
     fn convicts(text: &str) -> bool {
         expression(&testing::query(text)).is_some()
+    }
+
+    proptest! {
+        #[test]
+        fn overlapping_bodies_read_once_say_what_they_say_read_each(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "{{", "}}", "${", "}", "<%", "%>", "[[", "a", " ", ".", "exec", "(", "exec (", "self.", "_", "x".repeat(700).leak(),
+                "__class", "__", "java.", "lang.", "@(", ")", "require", "config", "{$",
+            ]), 0..24),
+        ) {
+            let text = pieces.concat();
+            let candidate = testing::query(&text);
+            prop_assert_eq!(expression(&candidate), search(&candidate, |read| *read = Read::default()), "{}", text);
+        }
     }
 
     #[test]

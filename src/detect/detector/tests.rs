@@ -116,6 +116,26 @@ fn a_request_ends_at_its_first_hostile_value() {
 }
 
 #[test]
+fn a_value_that_was_seen_before_gets_the_verdict_it_got_first() {
+    let mut clean = 0;
+    for row in BALANCED.table.rows() {
+        for (value, _) in row.hits.iter().chain(&row.misses).map(crate::detect::rows::Example::parts) {
+            for name in ["user-agent", "x-note", "cookie"] {
+                let mut request = request("/");
+                request.headers.push(name, value.as_bytes());
+                let inspect = || BALANCED.inspect(&request, &Scope::default(), &Unmetered);
+                let first = inspect();
+                clean += usize::from(first == Detection::default());
+                for _ in 0..3 {
+                    assert_eq!(inspect(), first, "{name}: {value}");
+                }
+            }
+        }
+    }
+    assert!(0 < clean);
+}
+
+#[test]
 fn findings_can_be_excluded_or_only_observed() {
     let excluded = Exclusion { row: Some("T-WHOLE".into()), param: Some("c".into()), ..Exclusion::default() };
     let detector = with(DetectionConfig { exclusions: vec![excluded.clone()], ..DetectionConfig::default() });

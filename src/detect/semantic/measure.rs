@@ -1,5 +1,6 @@
 //! The single measurements of the analyser.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use hashbrown::HashMap;
@@ -15,11 +16,6 @@ const ENTROPY_MAX: f64 = 4.5;
 const ODD_SHARE_MAX: f64 = 0.4;
 /// Characters without a blank from which a text is disorderly.
 const RUN_MAX: usize = 100;
-
-/// A letter, a digit, or an underscore, in any script.
-pub(super) fn is_word(char: char) -> bool {
-    char == '_' || char.is_alphanumeric()
-}
 
 /// A form that attacks have, and much else.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,24 +42,80 @@ impl Structure {
         }
     }
 
-    const fn source(self) -> &'static str {
+    /// Its matches in `text`, left to right.
+    fn find_in(self, text: &str) -> Box<dyn Iterator<Item = Range<usize>> + '_> {
         match self {
-            Self::TagLike => r"<[^>]+>",
-            Self::FunctionCall => r"\w{1,64}\s*\([^)]{0,256}\)",
-            Self::CommandChain => r"[;&|]{1,2}",
-            Self::PathTraversal => r"\.{2,20}[/\\]",
-            Self::UrlPattern => r"[a-z]{1,32}://",
+            Self::TagLike => Box::new(tags(text)),
+            Self::FunctionCall => Box::new(calls(text)),
+            Self::CommandChain => found(&COMMAND_CHAIN, text),
+            Self::PathTraversal => found(&PATH_TRAVERSAL, text),
+            Self::UrlPattern => found(&URL_PATTERN, text),
         }
     }
+}
+
+static COMMAND_CHAIN: LazyLock<Option<Regex>> = LazyLock::new(|| compile(r"[;&|]{1,2}"));
+static PATH_TRAVERSAL: LazyLock<Option<Regex>> = LazyLock::new(|| compile(r"\.{2,20}[/\\]"));
+static URL_PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| compile(r"[a-z]{1,32}://"));
+
+fn found<'t>(regex: &'static LazyLock<Option<Regex>>, text: &'t str) -> Box<dyn Iterator<Item = Range<usize>> + 't> {
+    Box::new(regex.iter().flat_map(move |regex| regex.find_iter(text)).map(|found| found.range()))
+}
+
+/// `<`, anything but `>`, `>`.
+fn tags(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let open = at + memchr::memchr(b'<', bytes.get(at..)?)?;
+        // The first character inside may not be `>`.
+        let mut open = open;
+        while bytes.get(open + 1) == Some(&b'>') {
+            open = open + 1 + memchr::memchr(b'<', bytes.get(open + 1..)?)?;
+        }
+        let end = open + memchr::memchr(b'>', bytes.get(open..)?)? + 1;
+        at = end;
+        Some(open..end)
+    })
+}
+
+/// Word characters of a call's name, and characters between its parentheses.
+const CALL_NAME_MAX: usize = 64;
+const CALL_BODY_MAX: usize = 256;
+
+/// A word, blanks, and parentheses with little between them. By hand: bounded repeats of any script's letters make an
+/// automaton that takes microseconds for each character.
+fn calls(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut last = 0;
+    memchr::memchr_iter(b'(', text.as_bytes()).filter_map(move |open| {
+        if open < last {
+            return None;
+        }
+        let body = text.get(open + 1..)?;
+        let window = body.get(..body.ceil_char_boundary(4 * CALL_BODY_MAX + 1)).unwrap_or(body);
+        let length = memchr::memchr(b')', window.as_bytes())?;
+        if CALL_BODY_MAX < length && CALL_BODY_MAX < window.get(..length)?.chars().count() {
+            return None;
+        }
+        let head = text.get(last..open)?.trim_end();
+        let word = head.char_indices().rev().take(CALL_NAME_MAX).take_while(|(_, char)| is_regex_word(*char)).last();
+        let start = last + word?.0;
+        last = open + 1 + length + 1;
+        Some(start..last)
+    })
+}
+
+/// What `\w` means to the crate `regex`.
+fn is_regex_word(char: char) -> bool {
+    if char.is_ascii() {
+        return char.is_ascii_alphanumeric() || char == '_';
+    }
+    regex_syntax::try_is_word_character(char).unwrap_or(false)
 }
 
 fn compile(source: &str) -> Option<Regex> {
     RegexBuilder::new(source).case_insensitive(true).build().ok()
 }
-
-static STRUCTURES: LazyLock<Vec<(Structure, Regex)>> = LazyLock::new(|| {
-    Structure::ALL.iter().filter_map(|structure| Some((*structure, compile(structure.source())?))).collect()
-});
 
 static ENCODINGS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
     let sources =
@@ -77,51 +129,39 @@ static CODE: LazyLock<Vec<(Regex, f64)>> = LazyLock::new(|| {
     sources.iter().filter_map(|(source, risk)| Some((compile(source)?, *risk))).collect()
 });
 
-/// The structures of a text.
+/// How many structures of each form a text has.
 #[derive(Debug, Default)]
-pub(super) struct Structures {
-    counts: [usize; Structure::ALL.len()],
-    patterns: Vec<SuspiciousPattern>,
-}
+pub(super) struct Structures([usize; Structure::ALL.len()]);
 
 impl Structures {
     pub(super) fn count(&self, structure: Structure) -> usize {
-        self.counts.get(structure as usize).copied().unwrap_or(0)
+        self.0.get(structure as usize).copied().unwrap_or(0)
     }
 
     pub(super) fn total(&self) -> usize {
-        self.counts.iter().sum()
-    }
-
-    pub(super) fn into_patterns(self) -> Vec<SuspiciousPattern> {
-        self.patterns
+        self.0.iter().sum()
     }
 }
 
-/// Finds every structure.
+/// Counts every structure.
 pub(super) fn structures(text: &str) -> Structures {
-    let mut found = Structures::default();
-    for ((structure, regex), count) in STRUCTURES.iter().zip(0..) {
-        // A tag needs an end: without one behind, each `<` would be followed to the end of the text.
-        let searched = match structure {
-            Structure::TagLike => text.get(..memchr::memrchr(b'>', text.as_bytes()).map_or(0, |end| end + 1)),
-            _ => Some(text),
-        };
+    Structures(Structure::ALL.map(|structure| structure.find_in(text).count()))
+}
+
+/// The structures with their surroundings, at most [`Analysis::PATTERNS_MAX`].
+pub(super) fn patterns(text: &str) -> Vec<SuspiciousPattern> {
+    let mut patterns = Vec::new();
+    for structure in Structure::ALL {
         let (mut bytes, mut chars) = (0, 0);
-        for matched in regex.find_iter(searched.unwrap_or_default()) {
-            if let Some(count) = found.counts.get_mut(count) {
-                *count += 1;
-            }
-            if found.patterns.len() < Analysis::PATTERNS_MAX {
-                chars += text.get(bytes..matched.start()).map_or(0, |between| between.chars().count());
-                bytes = matched.start();
-                let pattern = matched.as_str().to_owned();
-                let context = surroundings(text, matched.start(), matched.end());
-                found.patterns.push(SuspiciousPattern { name: structure.name(), pattern, position: chars, context });
-            }
+        for range in structure.find_in(text).take(Analysis::PATTERNS_MAX - patterns.len()) {
+            chars += text.get(bytes..range.start).map_or(0, |between| between.chars().count());
+            bytes = range.start;
+            let context = surroundings(text, range.start, range.end);
+            let pattern = text.get(range).unwrap_or_default().to_owned();
+            patterns.push(SuspiciousPattern { name: structure.name(), pattern, position: chars, context });
         }
     }
-    found
+    patterns
 }
 
 fn surroundings(text: &str, start: usize, end: usize) -> String {
@@ -133,14 +173,18 @@ fn surroundings(text: &str, start: usize, end: usize) -> String {
 
 /// Shannon entropy in bits per character.
 pub(super) fn entropy(text: &str) -> f64 {
-    let mut counts: HashMap<char, u32> = HashMap::new();
+    let mut ascii = [0_u32; 128];
+    let mut others: HashMap<char, u32> = HashMap::new();
     let mut total = 0_u32;
     for char in text.chars() {
-        *counts.entry(char).or_default() += 1;
+        match ascii.get_mut(char as usize) {
+            Some(count) => *count += 1,
+            None => *others.entry(char).or_default() += 1,
+        }
         total += 1;
     }
     let share = |count: u32| f64::from(count) / f64::from(total);
-    let mut counts: Vec<u32> = counts.into_values().collect();
+    let mut counts: Vec<u32> = ascii.into_iter().filter(|count| *count != 0).chain(others.into_values()).collect();
     // Summed in one order, so that the last digit is always the same.
     counts.sort_unstable();
     -counts.into_iter().map(|count| share(count) * share(count).log2()).sum::<f64>()
@@ -166,4 +210,25 @@ pub(super) fn code_injection_risk(text: &str, calls: bool, others: Marks) -> f64
     let risk = marks + if calls { 0.2 } else { 0.0 } + others.risk();
     // Tenths do not add up exactly in binary.
     ((risk * 10.0).round() / 10.0).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn by_regex(source: &str, text: &str) -> Vec<Range<usize>> {
+        compile(source).unwrap().find_iter(text).map(|found| found.range()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn structures_by_hand_are_those_of_their_expressions(text in "[a(<)> \u{e9}\u{3000}_\u{94d}\n]{0,40}", long in 250_usize..260) {
+            for text in [text.clone(), format!("f({}){text}", "\u{e9}".repeat(long)), format!("{}{text}({})", "w".repeat(long / 4), "x".repeat(long))] {
+                prop_assert_eq!(calls(&text).collect::<Vec<_>>(), by_regex(r"\w{1,64}\s*\([^)]{0,256}\)", &text), "{}", text);
+                prop_assert_eq!(tags(&text).collect::<Vec<_>>(), by_regex(r"<[^>]+>", &text), "{}", text);
+            }
+        }
+    }
 }

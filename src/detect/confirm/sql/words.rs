@@ -16,8 +16,45 @@ pub(super) enum Role {
 /// Longest name that is compared.
 const NAME_MAX: usize = 24;
 
+/// A bit for each two letters that names of some tables begin with: most words are told apart by theirs.
+struct Beginnings([u32; 32]);
+
+impl Beginnings {
+    const fn of(mut tables: &[&[&[u8]]]) -> Self {
+        let mut first = [0; 32];
+        while let [table, other @ ..] = tables {
+            let mut rest: &[&[u8]] = table;
+            while let [name, more @ ..] = rest {
+                if let [one, two, ..] = name {
+                    mark(&mut first, *one, *two);
+                }
+                rest = more;
+            }
+            tables = other;
+        }
+        Self(first)
+    }
+
+    /// False when no name of the tables begins like this one.
+    fn may_hold(&self, name: &[u8]) -> bool {
+        let [one, two, ..] = name else { return false };
+        self.0.get(usize::from(one & 31)).is_some_and(|seconds| seconds >> (two & 31) & 1 == 1)
+    }
+}
+
+#[expect(clippy::indexing_slicing, reason = "five bits are below 32")]
+const fn mark(first: &mut [u32; 32], one: u8, two: u8) {
+    first[(one & 31) as usize] |= 1 << (two & 31);
+}
+
+static WITH_ROLE: Beginnings = Beginnings::of(&[PROBE_PACKAGES, PROBES, FACTS, KNOWN]);
+static OF_CATALOGUES: Beginnings = Beginnings::of(&[CATALOGUES]);
+
 /// The role of the function called `name`, in any case; a package prefix is part of the name.
 pub(super) fn role(name: &[u8]) -> Role {
+    if !WITH_ROLE.may_hold(name) {
+        return Role::Unknown;
+    }
     let mut lower = [0_u8; NAME_MAX];
     let kept = name.len().min(NAME_MAX);
     let (Some(room), Some(head)) = (lower.get_mut(..kept), name.get(..kept)) else { return Role::Unknown };
@@ -43,6 +80,9 @@ pub(super) fn role(name: &[u8]) -> Role {
 
 /// True when `name` is a table or schema that describes the server itself.
 pub(super) fn is_catalogue(name: &[u8]) -> bool {
+    if !OF_CATALOGUES.may_hold(name) {
+        return false;
+    }
     let mut lower = [0_u8; NAME_MAX];
     let kept = name.len().min(NAME_MAX);
     let (Some(room), Some(head)) = (lower.get_mut(..kept), name.get(..kept)) else { return false };
@@ -265,6 +305,14 @@ mod tests {
         ] {
             assert_eq!(role(name.as_bytes()), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn every_name_of_the_tables_is_found_in_any_case() {
+        for name in PROBES.iter().chain(FACTS).chain(KNOWN).chain(PROBE_PACKAGES) {
+            assert_ne!(role(&name.to_ascii_uppercase()), Role::Unknown, "{name:?}");
+        }
+        assert!(CATALOGUES.iter().all(|name| is_catalogue(&name.to_ascii_uppercase())));
     }
 
     #[test]
