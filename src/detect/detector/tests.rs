@@ -119,7 +119,7 @@ fn a_request_ends_at_its_first_hostile_value() {
 fn a_value_that_was_seen_before_gets_the_verdict_it_got_first() {
     let mut clean = 0;
     for row in BALANCED.table.rows() {
-        for (value, _) in row.hits.iter().chain(&row.misses).map(crate::detect::rows::Example::parts) {
+        for (value, _) in row.hits.iter().chain(&row.misses).map(rows::Example::parts) {
             for name in ["user-agent", "x-note", "cookie"] {
                 let mut request = request("/");
                 request.headers.push(name, value.as_bytes());
