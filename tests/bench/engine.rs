@@ -43,7 +43,7 @@ fn post(bytes: usize) -> Input {
     with_items(bytes, |_| String::new())
 }
 
-/// The same with no text twice, and other texts for each `salt`.
+/// The same with no leaf twice, and other leaves for each `salt`; keys repeat.
 pub fn new_post(bytes: usize, salt: usize) -> Input {
     with_items(bytes, |number| format!(" {salt:x}{number:04}"))
 }
