@@ -62,8 +62,7 @@ fn of(finding: &Finding, request: &Request<'_>) -> impl Iterator<Item = Exclusio
         },
         Source::Path | Source::Unknown => {}
     }
-    let rows: Vec<String> = finding.threats.iter().map(|threat| threat.row.to_string()).collect();
-    rows.into_iter().map(move |row| Exclusion { row: Some(row), ..place.clone() })
+    finding.threats.iter().map(move |threat| Exclusion { row: Some(threat.row.to_string()), ..place.clone() })
 }
 
 /// An exclusion without what it leaves open.

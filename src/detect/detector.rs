@@ -186,16 +186,15 @@ impl Detector {
     /// The custom patterns: those of the configuration, then those added at run time that are not among them.
     #[must_use]
     pub fn custom_patterns(&self) -> Vec<PatternInfo> {
-        let mut texts: Vec<String> = self.configured.texts().map(str::to_owned).collect();
-        let added = self.custom.list();
-        texts.extend(added.into_iter().filter(|text| self.configured.texts().all(|known| known != text)));
+        let added = self.custom.list().into_iter();
+        let added = added.filter(|text| self.configured.texts().all(|known| known != text));
         let info = |text: String| PatternInfo {
             row: custom::row(&text),
             category: Category::CUSTOM,
             about: String::new(),
             pattern: text,
         };
-        texts.into_iter().map(info).collect()
+        self.configured.texts().map(str::to_owned).chain(added).map(info).collect()
     }
 
     /// How many custom patterns there are, one from two places counted twice.

@@ -76,7 +76,7 @@ impl<'t> Parser<'t> {
             starred |= is_keyword_only;
             let is_rest = !is_keyword_only && self.lexer.take("**");
             let is_mark = !is_rest && !is_keyword_only && self.lexer.take("/");
-            if !is_mark && !(is_keyword_only && self.lexer.peek() == Token::Sign(",")) {
+            if !is_mark && (!is_keyword_only || self.lexer.peek() != Token::Sign(",")) {
                 let Token::Name(_) = self.lexer.next() else { return None };
                 if self.lexer.take("=") {
                     self.expression()?;
