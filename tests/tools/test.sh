@@ -7,9 +7,15 @@ cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --quiet
 cargo build --release --locked
+# Everything runs, and then whatever failed fails.
+failed=0
 if command -v cargo-nextest >/dev/null; then
-    cargo nextest run --release --locked --no-fail-fast "$@"
-    cargo test --release --locked --doc --quiet
+    # One process for the library's tests, which share what is dear to compile; one process each for those that drive
+    # other programs.
+    RUST_MIN_STACK=16777216 cargo test --release --locked --lib --bins --quiet || failed=1
+    cargo nextest run --release --locked --no-fail-fast --test it "$@" || failed=1
+    cargo test --release --locked --doc --quiet || failed=1
 else
-    cargo test --release --locked --no-fail-fast "$@"
+    RUST_MIN_STACK=16777216 cargo test --release --locked --no-fail-fast "$@" || failed=1
 fi
+exit $failed
