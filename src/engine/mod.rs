@@ -333,6 +333,4 @@ fn with<'p, T>(settings: &'p Option<T>, evaluate: impl FnOnce(&'p T) -> Seen<'p>
 }
 
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;

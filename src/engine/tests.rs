@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::detect::Unmetered;
-use crate::engine::testing::{Ask, NOON, at, check, events, header, lit, once, policy, ready, routed, short};
+use crate::engine::tests::testing::{Ask, NOON, at, check, events, header, lit, once, policy, ready, routed, short};
 use crate::engine::trace::{Outcome, Trace};
 use crate::engine::{Asked, decide, decide_traced};
 use crate::model::addr::{Client, IpEntry};
@@ -14,6 +14,8 @@ use crate::model::decision::Verdict;
 use crate::model::time::{Timestamp, Window};
 use crate::state::memory::Memory;
 use crate::state::{Answer, BanPage, Question, State, StateError, Suspicion, Track};
+
+pub(in crate::engine) mod testing;
 
 /// State that never answers.
 struct Lost;

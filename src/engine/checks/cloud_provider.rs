@@ -85,14 +85,14 @@ pub(crate) fn evaluate<'p>(settings: &Settings, cx: &mut Cx<'_, 'p, '_>) -> Seen
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::testing::{Ask, check, events, lit, once, policy};
+    use crate::engine::tests::testing::{Ask, check, events, lit, once, policy};
 
     const BODY: &str = "Cloud provider IP not allowed";
 
     #[test]
     fn selectors_of_the_route_refuse() {
         let route = |security: serde_json::Value, route: serde_json::Value| {
-            let mut text = crate::engine::testing::routed(route);
+            let mut text = crate::engine::tests::testing::routed(route);
             text.as_object_mut().unwrap().insert("security".to_owned(), security);
             text
         };

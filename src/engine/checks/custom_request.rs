@@ -34,7 +34,7 @@ pub(crate) fn evaluate<'p>(settings: &'p Settings, cx: &mut Cx<'_, 'p, '_>) -> S
 mod tests {
     use serde_json::json;
 
-    use crate::engine::testing::{Ask, check, events, header, once, policy, wrong};
+    use crate::engine::tests::testing::{Ask, check, events, header, once, policy, wrong};
 
     #[test]
     fn expressions_rule() {

@@ -39,7 +39,7 @@ pub(crate) fn evaluate<'p>(settings: &Settings, cx: &mut Cx<'_, 'p, '_>) -> Seen
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::testing::{Ask, check, lit};
+    use crate::engine::tests::testing::{Ask, check, lit};
 
     #[test]
     fn only_the_emergency_list_passes() {

@@ -85,7 +85,7 @@ pub(crate) fn evaluate<'p>(settings: &'p Settings, cx: &mut Cx<'_, 'p, '_>) -> S
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::testing::{Ask, check, lit, routed};
+    use crate::engine::tests::testing::{Ask, check, lit, routed};
 
     #[test]
     fn the_referer_names_an_allowed_host() {

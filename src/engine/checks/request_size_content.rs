@@ -76,7 +76,7 @@ fn media_type<'r>(cx: &Cx<'_, '_, 'r>) -> &'r str {
 mod tests {
     use serde_json::json;
 
-    use crate::engine::testing::{Ask, check, lit, routed};
+    use crate::engine::tests::testing::{Ask, check, lit, routed};
 
     #[test]
     fn declared_size_and_type_are_compared() {

@@ -82,7 +82,7 @@ fn kind(name: &str) -> (&'static str, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::testing::{Ask, check, lit, routed, wrong};
+    use crate::engine::tests::testing::{Ask, check, lit, routed, wrong};
 
     #[test]
     fn the_first_missing_or_different_header_is_named() {

@@ -33,7 +33,7 @@ pub(crate) fn evaluate<'p>(cx: &mut Cx<'_, 'p, '_>) -> Seen<'p> {
 mod tests {
     use serde_json::json;
 
-    use crate::engine::testing::{Ask, check, lit};
+    use crate::engine::tests::testing::{Ask, check, lit};
 
     #[test]
     fn strict_policies_refuse_what_they_cannot_route() {

@@ -97,7 +97,7 @@ pub(crate) async fn evaluate<'p, S: State>(
 mod tests {
     use serde_json::json;
 
-    use crate::engine::testing::{Ask, check, events, lit, once, policy, routed, wrong};
+    use crate::engine::tests::testing::{Ask, check, events, lit, once, policy, routed, wrong};
 
     const BODY: &str = "User-Agent not allowed";
 

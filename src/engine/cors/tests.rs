@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::engine::testing::{Ask, NOON, at, header, lit, once, policy, short};
+use crate::engine::tests::testing::{Ask, NOON, at, header, lit, once, policy, short};
 use crate::model::decision::Verdict;
 use crate::state::memory::Memory;
 

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::detect::Unmetered;
-use crate::engine::testing::{Ask, NOON, lit, once, policy, ready, routed, short};
+use crate::engine::tests::testing::{Ask, NOON, lit, once, policy, ready, routed, short};
 use crate::request::Body;
 use crate::state::memory::Memory;
 

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::engine::testing::{Ask, lit, once, policy, wrong};
+use crate::engine::tests::testing::{Ask, lit, once, policy, wrong};
 
 fn table() -> Value {
     lit!({"routes": [

@@ -1,5 +1,5 @@
 use super::*;
-use crate::engine::testing::{lit, policy};
+use crate::engine::tests::testing::{lit, policy};
 
 #[test]
 fn a_categorys_own_threshold_is_tried_first_and_in_the_order_found() {
@@ -78,7 +78,7 @@ fn a_prefix_bans_the_network_unless_that_would_hit_somebody_else() {
 
 #[test]
 fn offences_of_a_network_add_up_and_ban_it() {
-    use crate::engine::testing::{Ask, NOON, at, short};
+    use crate::engine::tests::testing::{Ask, NOON, at, short};
     let policy = policy(lit!({
         "security": {"auto_ban_threshold": 2, "enable_rate_limiting": false},
         "bans": {"ipv4_prefix": 24}

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::engine::testing::{Ask, check, events, header, lit, once, policy, routed, wrong};
+use crate::engine::tests::testing::{Ask, check, events, header, lit, once, policy, routed, wrong};
 
 const BODY: &str = "Authentication required";
 

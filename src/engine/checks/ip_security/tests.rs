@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::engine::testing::{Ask, NOON, at, check, events, lit, once, policy, short};
+use crate::engine::tests::testing::{Ask, NOON, at, check, events, lit, once, policy, short};
 use crate::model::decision::{FactValue, IdentityFlags};
 use crate::model::time::Window;
 use crate::state::State;
@@ -13,7 +13,7 @@ fn security(fields: Value) -> Value {
 }
 
 fn both(fields: Value, route: Value) -> Value {
-    let mut text = crate::engine::testing::routed(route);
+    let mut text = crate::engine::tests::testing::routed(route);
     text.as_object_mut().unwrap().insert("security".to_owned(), fields);
     text
 }
@@ -148,7 +148,7 @@ fn global_cloud_selectors_excuse_the_whitelist_only() {
 fn bans_beat_everything_but_their_bypass() {
     let state = Memory::new(10);
     let target = "81.0.0.1".parse().unwrap();
-    crate::engine::testing::ready(state.ban(target, Window::new(60).unwrap(), "test", NOON)).unwrap();
+    crate::engine::tests::testing::ready(state.ban(target, Window::new(60).unwrap(), "test", NOON)).unwrap();
     for (name, text, expected) in [
         ("banned", lit!({}), (403, "IP address banned")),
         ("and whitelisted", security(lit!({"whitelist": ["81.0.0.1"]})), (403, "IP address banned")),

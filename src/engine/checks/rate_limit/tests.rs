@@ -1,11 +1,11 @@
 use serde_json::Value;
 
-use crate::engine::testing::{Ask, NOON, at, events, header, lit, policy, short, wrong};
+use crate::engine::tests::testing::{Ask, NOON, at, events, header, lit, policy, short, wrong};
 use crate::model::decision::FactValue;
 use crate::state::memory::Memory;
 
 fn limits(security: Value, route: Value) -> Value {
-    let mut text = crate::engine::testing::routed(route);
+    let mut text = crate::engine::tests::testing::routed(route);
     text.as_object_mut().unwrap().insert("security".to_owned(), security);
     text
 }

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::engine::testing::{Ask, NOON, at, check, events, lit, once, policy, ready, routed, short, wrong};
+use crate::engine::tests::testing::{Ask, NOON, at, check, events, lit, once, policy, ready, routed, short, wrong};
 use crate::model::decision::FactValue;
 use crate::request::Body;
 use crate::state::State;
