@@ -23,32 +23,55 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Loads and compiles. Reads files and may take a second: not for a thread that serves requests. What did not change
-/// since `previous` is taken over from it.
-pub fn build(sources: &Sources, previous: Option<&Snapshot>) -> Result<Snapshot, Refusal> {
-    let loaded = config::load(sources).map_err(|errors| Refusal(errors.0.iter().map(ToString::to_string).collect()))?;
-    let databases = Databases::open(&loaded.config, &Environment::of_process());
-    let detector = detector(&loaded, previous, &databases)?;
-    let files = feeds::load(&loaded.config);
-    if !files.errors.is_empty() {
-        return Err(refusal(&loaded, files.errors.iter().map(|error| (&*error.key, &*error.message))));
+/// Everything a snapshot is compiled from. Each part changes on its own; what did not change is kept as it is.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The configuration as it was read.
+    pub loaded: Arc<Loaded>,
+    /// Facts about addresses, and the contents of credential files.
+    pub feeds: Arc<Feeds>,
+}
+
+impl Inputs {
+    /// Reads the configuration and the files that it names.
+    pub fn read(sources: &Sources) -> Result<Self, Refusal> {
+        let loaded =
+            config::load(sources).map_err(|errors| Refusal(errors.0.iter().map(ToString::to_string).collect()))?;
+        let files = feeds::load(&loaded.config);
+        if !files.errors.is_empty() {
+            return Err(refusal(&loaded, files.errors.iter().map(|error| (&*error.key, &*error.message))));
+        }
+        let feeds = Feeds { countries: files.countries, cloud: files.cloud, credentials: files.credentials };
+        Ok(Self { loaded: Arc::new(loaded), feeds: Arc::new(feeds) })
     }
-    let feeds = Feeds { countries: files.countries, cloud: files.cloud, credentials: files.credentials };
-    let policy = Policy::compile(&loaded.config, &feeds, detector)
-        .map_err(|errors| refusal(&loaded, errors.iter().map(|error| (&*error.key, &*error.message))))?;
-    let notice = |notice: &Notice| notice.to_string();
-    let compiled = policy.warnings.iter().map(|warning| placed(&loaded, &warning.key, &warning.message));
-    let notices = Notices {
-        warnings: loaded.warnings.iter().map(notice).chain(compiled).chain(databases.remarks()).collect(),
-        inactive: loaded.inactive.iter().map(notice).collect(),
-    };
-    Ok(Snapshot {
-        policy,
-        hash: loaded.hash,
-        version: previous.map_or(1, |previous| previous.version + 1),
-        notices,
-        config: Arc::new(loaded.config),
-    })
+
+    /// Compiles a snapshot. May take a second: not for a thread that serves requests. What did not change since
+    /// `previous` is taken over from it.
+    pub fn compile(&self, previous: Option<&Snapshot>) -> Result<Snapshot, Refusal> {
+        let loaded = &*self.loaded;
+        let databases = Databases::open(&loaded.config, &Environment::of_process());
+        let detector = detector(loaded, previous, &databases)?;
+        let policy = Policy::compile(&loaded.config, &self.feeds, detector)
+            .map_err(|errors| refusal(loaded, errors.iter().map(|error| (&*error.key, &*error.message))))?;
+        let notice = |notice: &Notice| notice.to_string();
+        let compiled = policy.warnings.iter().map(|warning| placed(loaded, &warning.key, &warning.message));
+        let notices = Notices {
+            warnings: loaded.warnings.iter().map(notice).chain(compiled).chain(databases.remarks()).collect(),
+            inactive: loaded.inactive.iter().map(notice).collect(),
+        };
+        Ok(Snapshot {
+            policy,
+            hash: loaded.hash.clone(),
+            version: previous.map_or(1, |previous| previous.version + 1),
+            notices,
+            config: Arc::new(loaded.config.clone()),
+        })
+    }
+}
+
+/// Reads and compiles in one go, for commands that need it once.
+pub fn build(sources: &Sources) -> Result<Snapshot, Refusal> {
+    Inputs::read(sources)?.compile(None)
 }
 
 /// Largest file with rows, in bytes.

@@ -144,7 +144,7 @@ pub enum ExplainError {
 impl Explain {
     /// Decides the request and writes the explanation.
     pub fn run(&self, out: &mut impl Write) -> Result<(), ExplainError> {
-        let snapshot = build(&self.source.clone().into(), None)?;
+        let snapshot = build(&self.source.clone().into())?;
         let mut input = self.input()?;
         input.client = self.client.or(input.client);
         input.or_stranger(1);

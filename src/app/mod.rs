@@ -5,6 +5,7 @@ pub mod curl;
 mod databases;
 pub mod explain;
 pub mod input;
+pub mod keeper;
 mod narrow;
 pub mod patterns;
 pub mod replay;
@@ -120,7 +121,7 @@ fn check_config(sources: &Sources, json: bool) -> ExitCode {
         print(&text);
         return ExitCode::from(USAGE);
     }
-    match build(sources, None) {
+    match build(sources) {
         Ok(_) => print(&text),
         Err(refusal) => {
             if json {

@@ -96,8 +96,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.yaml");
         std::fs::write(&file, text).unwrap();
-        build(&Sources { file: Some(file), ..Sources::default() }, None)
-            .unwrap_or_else(|error| panic!("{error}\n{text}"))
+        build(&Sources { file: Some(file), ..Sources::default() }).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
     fn is_blocked(snapshot: &Snapshot, request: &str) -> bool {

@@ -41,8 +41,7 @@ pub struct ReplayArgs {
 impl ReplayArgs {
     /// Replays the file to standard output; the totals go to standard error.
     pub fn run(&self) -> Result<(), ReplayError> {
-        let replay =
-            Replay { snapshot: build(&self.source.clone().into(), None)?, detection_only: self.detection_only };
+        let replay = Replay { snapshot: build(&self.source.clone().into())?, detection_only: self.detection_only };
         let output = BufWriter::new(std::io::stdout().lock());
         let totals = if self.input.as_os_str() == "-" {
             replay.run(std::io::stdin().lock(), output, 0)?

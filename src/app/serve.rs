@@ -13,7 +13,8 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::app::build::{Refusal, build};
+use crate::app::build::{Inputs, Refusal};
+use crate::app::keeper::{Change, Keeper, Mailbox, remark};
 use crate::app::patterns;
 use crate::clock;
 use crate::config::Sources;
@@ -28,7 +29,7 @@ use crate::server::admin::{self, Report};
 use crate::server::listen::{ListenError, Listeners};
 use crate::server::service::Services;
 use crate::server::worker::{Limits, Worker};
-use crate::state::{self, Backend};
+use crate::state::Backend;
 use crate::telemetry::metrics::{Metrics, Sample};
 use crate::telemetry::queue::Queue;
 use crate::telemetry::{Recorder, report_panics, start_logging};
@@ -56,11 +57,12 @@ pub enum ServeError {
 
 /// Serves until SIGTERM or SIGINT. SIGHUP loads the configuration again.
 pub fn serve(sources: Sources) -> Result<(), ServeError> {
-    let snapshot = build(&sources, None)?;
+    let inputs = Inputs::read(&sources)?;
+    let snapshot = inputs.compile(None)?;
     let log = start_logging(&snapshot.config)?;
     report_panics();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(run(sources, snapshot, &log));
+    let served = runtime.block_on(run(sources, (inputs, snapshot), &log));
     log.flush();
     served
 }
@@ -73,7 +75,8 @@ struct House {
     draining: AtomicBool,
 }
 
-async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), ServeError> {
+async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result<(), ServeError> {
+    let (inputs, snapshot) = first;
     let state = Backend::new(&snapshot.config).map_err(|error| ServeError::Config(Refusal(vec![error.to_string()])))?;
     let live = Live::new(snapshot);
     let house = Arc::new(House {
@@ -103,6 +106,8 @@ async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), Se
     let maintenance = tokio::spawn(async move { kept.maintain(clock::now).await });
     let (shared, custom) = (Arc::clone(&house.state), Arc::clone(first.policy.detector.custom()));
     let following = tokio::spawn(async move { patterns::follow(&*shared, &custom).await });
+    let (keeper, mailbox) = Keeper::new(sources, inputs, Arc::clone(&live));
+    let keeping = tokio::spawn(keeper.run());
     let workers = start_workers(&house, &metrics, &routes, &stopped)?;
     count_house(&metrics, &house, log);
     tracing::info!(
@@ -115,7 +120,7 @@ async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), Se
     let connections_max = usize::try_from(config.limits.max_connections).unwrap_or(usize::MAX);
     let accept = listeners.accept(&workers, connections_max, stopped);
     let stop = async {
-        let signal = wait_for_stop(&sources, &live).await?;
+        let signal = wait_for_stop(&mailbox).await?;
         tracing::info!(signal, "stopping");
         house.draining.store(true, Ordering::Relaxed);
         health.set_service_status("", ServingStatus::NotServing).await;
@@ -130,6 +135,7 @@ async fn run(sources: Sources, snapshot: Snapshot, log: &Queue) -> Result<(), Se
     let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(Worker::join)).await;
     maintenance.abort();
     following.abort();
+    keeping.abort();
     end.send_replace(true);
     if let Some(admin) = admin {
         admin.await.map_err(io::Error::other)?;
@@ -189,7 +195,7 @@ fn start_workers(
 }
 
 /// Waits for a signal to stop; takes every SIGHUP on the way as a request to load the configuration again.
-async fn wait_for_stop(sources: &Sources, live: &Arc<Live>) -> io::Result<&'static str> {
+async fn wait_for_stop(mailbox: &Mailbox) -> io::Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
@@ -197,43 +203,9 @@ async fn wait_for_stop(sources: &Sources, live: &Arc<Live>) -> io::Result<&'stat
         tokio::select! {
             _ = terminate.recv() => return Ok("SIGTERM"),
             _ = interrupt.recv() => return Ok("SIGINT"),
-            _ = reload.recv() => load_again(sources, live).await,
+            // The keeper says how it went.
+            _ = reload.recv() => drop(mailbox.change(Change::Config).await),
         }
-    }
-}
-
-/// Replaces the snapshot, or keeps the old one and says why.
-async fn load_again(sources: &Sources, live: &Arc<Live>) {
-    let (sources, old) = (sources.clone(), live.snapshot());
-    let previous = Arc::clone(&old);
-    let built = tokio::task::spawn_blocking(move || build(&sources, Some(&previous))).await;
-    let attempt = match built {
-        Ok(built) => built.map_err(|refusal| refusal.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    match &attempt {
-        Ok(new) => {
-            tracing::info!(version = new.version, config = new.hash, "configuration loaded");
-            remark(new);
-            let needs_restart = new.config.listeners != old.config.listeners || new.config.admin != old.config.admin;
-            if needs_restart {
-                tracing::warn!("changes to listeners and admin take effect with the next start");
-            }
-            if !state::is_same_backend(&new.config, &old.config) {
-                tracing::warn!("changes to redis and limits of state take effect with the next start");
-            }
-        }
-        Err(errors) => tracing::error!(errors, "the configuration was not loaded, the old one stays"),
-    }
-    live.replace(attempt, clock::now());
-}
-
-fn remark(snapshot: &Snapshot) {
-    for warning in &snapshot.notices.warnings {
-        tracing::warn!("{warning}");
-    }
-    for inactive in &snapshot.notices.inactive {
-        tracing::warn!("not active: {inactive}");
     }
 }
 

@@ -104,7 +104,7 @@ fn a_start_with_a_damaged_or_foreign_file_builds_anew_and_says_so() {
         overrides: vec![("detection.database_cache".to_owned(), folder.path().display().to_string())],
         ..Default::default()
     };
-    let remarks = || crate::app::build::build(&sources, None).unwrap().notices.warnings;
+    let remarks = || crate::app::build::build(&sources).unwrap().notices.warnings;
     let files = || {
         let mut files: Vec<PathBuf> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
