@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 600
 CORPORA ?= $(firstword $(wildcard ../*/corpora))
 export ENVOY_VERSION
 
-.PHONY: help deps deps-run build run demo test lint bench quality fuzz docs clean
+.PHONY: help deps deps-run build run demo test test-envoys helm-schema lint bench quality fuzz docs clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,12 @@ demo: build ## the same by itself: sends the requests and checks the answers
 
 test: deps ## every test, the real Envoy, Redis and the conformance cases included
 	@sh tests/tools/test.sh
+
+test-envoys: deps ## what drives a real Envoy, on every version from 1.36 to 1.40
+	@sh tests/tools/envoys.sh
+
+helm-schema: deps build ## write the service's own schema into the chart's values.schema.json
+	@$(CACHE)/venv/bin/python tests/tools/deploy.py --bless --guard $(GUARD) --envoy $(CACHE)/envoy/$(ENVOY_VERSION)/envoy --helm $(CACHE)/helm/helm
 
 lint: deps-run ## formatting, clippy, documentation; warnings are errors
 	cargo fmt --check

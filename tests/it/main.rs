@@ -12,6 +12,7 @@ mod architecture;
 mod chaos;
 mod config;
 mod contract;
+mod deploy;
 mod detect;
 mod envoy;
 mod envoy_conformance;

