@@ -16,6 +16,8 @@ pub mod state;
 pub mod engine;
 pub mod session;
 
+pub mod net;
+
 pub mod feeds;
 
 pub mod clock;
