@@ -172,7 +172,7 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
         let ban = (!self.bypasses(Bypasses::IP_BAN)).then_some(self.client);
         let limits = self.foreseen.tiers.iter().map(|tier| tier.limit).collect();
         let rules = self.foreseen.rules.iter().flatten().map(|(_, rule)| *rule).collect();
-        Question { ban, limits, passive: self.policy.passive, rules }
+        Question { ban, limits, passive: self.policy.passive, rules, watches: Vec::new() }
     }
 
     /// Ends the decision with what a check objects.

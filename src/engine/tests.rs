@@ -13,7 +13,7 @@ use crate::model::check::Check;
 use crate::model::decision::Verdict;
 use crate::model::time::{Timestamp, Window};
 use crate::state::memory::Memory;
-use crate::state::{Answer, BanPage, Question, State, StateError, Suspicion, Track};
+use crate::state::{Answer, BanPage, Mark, Question, State, StateError, Suspicion, Track};
 
 pub(in crate::engine) mod testing;
 
@@ -54,6 +54,10 @@ impl State for Lost {
     }
 
     async fn suspicion(&self, _: Client<'_>, _: Timestamp) -> Result<u64, StateError> {
+        Err(StateError::Deadline)
+    }
+
+    async fn withdraw(&self, _: &[Track<'_>], _: Mark) -> Result<(), StateError> {
         Err(StateError::Deadline)
     }
 

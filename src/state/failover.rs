@@ -14,7 +14,7 @@ use crate::model::time::{Timestamp, Window};
 use crate::state::breaker::jittered;
 use crate::state::memory::Memory;
 use crate::state::redis::Redis;
-use crate::state::{Answer, BanPage, Patterns, Question, State, StateError, Suspicion, Track};
+use crate::state::{Answer, BanPage, Mark, Patterns, Question, State, StateError, Suspicion, Track};
 
 /// Unbans that wait for Redis at most; beyond it an unban reports that Redis is away.
 const PENDING_MAX: usize = 1000;
@@ -242,6 +242,11 @@ impl State for Failover {
 
     async fn observe(&self, track: Track<'_>, window: Window, now: Timestamp) -> Result<u64, StateError> {
         self.either(self.redis.observe(track, window, now).await, self.memory.observe(track, window, now)).await
+    }
+
+    async fn withdraw(&self, tracks: &[Track<'_>], mark: Mark) -> Result<(), StateError> {
+        // Redis recorded it or memory did: an entry that is not there is none to take back.
+        self.either(self.redis.withdraw(tracks, mark).await, self.memory.withdraw(tracks, mark)).await
     }
 
     /// Fails when Redis is away: what it holds would come back.

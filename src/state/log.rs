@@ -70,6 +70,15 @@ impl Log {
         self.recorded() - before
     }
 
+    /// Takes the latest hit back.
+    pub(super) fn take_back(&mut self) {
+        let Some(last) = self.places.pop_back() else { return };
+        // A place that others share stays for them.
+        if self.recorded() + 1 < last.upto {
+            self.places.push_back(Place { upto: last.upto - 1, ..last });
+        }
+    }
+
     /// Seconds until the oldest hit within the `window` that ends `now` leaves it; the whole window when there is none.
     pub(super) fn leaves_in(&self, now: f64, window: f64) -> f64 {
         let start = now - window;

@@ -21,8 +21,8 @@ use crate::state::log::{Edge, Log};
 use crate::state::lru::{Lru, Quota};
 use crate::state::networks::{Networks, Term};
 use crate::state::{
-    Answer, Ban, BanPage, Digest, Limit, PATTERNS_MAX, Patterns, Question, Rule, SUSPICION_SECONDS, Size, Sizes,
-    Standing, State, StateError, Suspicion, Track, exceeds, short_reason, storable, too_many_patterns,
+    Answer, Ban, BanPage, Digest, Limit, Mark, PATTERNS_MAX, Patterns, Question, Rule, SUSPICION_SECONDS, Size, Sizes,
+    Standing, State, StateError, Suspicion, Track, Watch, exceeds, hits, short_reason, storable, too_many_patterns,
 };
 
 /// Clients remembered by each family unless the configuration says otherwise.
@@ -265,6 +265,25 @@ impl Memory {
         standings
     }
 
+    /// Hits the histories that are to be hit, and counts.
+    fn watch(&self, watches: &[Watch<'_>], now: Timestamp) -> (Vec<u64>, Option<Mark>) {
+        let mut mark = None;
+        for (track, window) in hits(watches) {
+            let client = ClientKey::from(track.client);
+            let mut shard = self.shard(client);
+            let log = shard.tracks.get_or_default((client, track.endpoint, track.pattern), &self.tracks);
+            log.record(now.0, f64::from(window.seconds()), OBSERVED_MAX, Edge::In);
+            mark = mark.or_else(|| Some(Mark::new()));
+        }
+        let count = |watch: &Watch<'_>| {
+            let client = ClientKey::from(watch.track.client);
+            let mut shard = self.shard(client);
+            let log = shard.tracks.get(&(client, watch.track.endpoint, watch.track.pattern));
+            log.map_or(0, |log| log.count(now.0, f64::from(watch.window.seconds()), Edge::In))
+        };
+        (watches.iter().map(count).collect(), mark)
+    }
+
     fn all_bans(&self, now: Timestamp) -> Vec<Ban> {
         let mut bans = Vec::new();
         for shard in &self.shards {
@@ -299,7 +318,14 @@ impl State for Memory {
         } else {
             self.test(&question.rules, question.passive, now)
         };
-        Ok(Answer { ban, counts, rules })
+        let is_refused =
+            is_refused || question.rules.iter().zip(&rules).any(|(rule, standing)| standing.exceeded && !rule.shadow);
+        let (watched, mark) = if question.watches.is_empty() || (is_refused && !question.passive) {
+            (Vec::new(), None)
+        } else {
+            self.watch(&question.watches, now)
+        };
+        Ok(Answer { ban, counts, rules, watched, mark })
     }
 
     async fn ban(&self, target: IpEntry, window: Window, reason: &str, now: Timestamp) -> Result<(), StateError> {
@@ -383,6 +409,17 @@ impl State for Memory {
         let window = f64::from(window.seconds());
         log.record(now.0, window, OBSERVED_MAX, Edge::In);
         Ok(log.count(now.0, window, Edge::In))
+    }
+
+    async fn withdraw(&self, tracks: &[Track<'_>], _: Mark) -> Result<(), StateError> {
+        for track in tracks {
+            let client = ClientKey::from(track.client);
+            // Which of a client's latest events goes makes no difference that could be counted.
+            if let Some(log) = self.shard(client).tracks.get(&(client, track.endpoint, track.pattern)) {
+                log.take_back();
+            }
+        }
+        Ok(())
     }
 
     async fn reset_bans(&self) -> Result<(), StateError> {

@@ -73,6 +73,47 @@ pub struct Question<'r> {
     /// Limits of the service's own. When the client is not banned and no limit above is exceeded, all are tested
     /// together: either each counts the request, or, when one refuses it, none does.
     pub rules: SmallVec<[Rule; 2]>,
+    /// Behaviour histories to look at, in order. When nothing above refuses the request: each that is to be hit is hit
+    /// once, however often it occurs. Should the request be refused later, [`State::withdraw`] takes the hits back.
+    pub watches: Vec<Watch<'r>>,
+}
+
+/// A look at a behaviour history.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Watch<'r> {
+    /// Which history.
+    pub track: Track<'r>,
+    /// Over which time.
+    pub window: Window,
+    /// The request is an event of the history; else it is only counted what happened before.
+    pub hits: bool,
+}
+
+/// What one request recorded in behaviour histories, under which it can be taken back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Mark(u128);
+
+impl Mark {
+    fn new() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+
+    /// The member of a history: 32 lower-case hexadecimal digits.
+    fn member(self) -> String {
+        format!("{:032x}", self.0)
+    }
+}
+
+/// The watches whose tracks are to be hit, each once, with the longest window that is asked about.
+fn hits<'q, 'r>(watches: &'q [Watch<'r>]) -> impl Iterator<Item = (Track<'r>, Window)> + use<'q, 'r> {
+    let is_first = |place: usize, watch: &Watch<'r>| {
+        !watches.iter().take(place).any(|earlier| earlier.hits && earlier.track == watch.track)
+    };
+    let firsts = watches.iter().enumerate().filter(move |(place, watch)| watch.hits && is_first(*place, watch));
+    firsts.map(|(_, watch)| {
+        let same = watches.iter().filter(|other| other.track == watch.track);
+        (watch.track, same.map(|other| other.window).max().unwrap_or(watch.window))
+    })
 }
 
 /// One limit of the service's own. Unlike with [`Limit`], a request that is refused does not count, so that the moment
@@ -119,6 +160,10 @@ pub struct Answer {
     pub counts: SmallVec<[u64; 4]>,
     /// How each rule stands, in order; empty when a ban or a limit refuses the request already.
     pub rules: SmallVec<[Standing; 2]>,
+    /// Events within each watch's window, the request included where it hits; empty when the request is refused already.
+    pub watched: Vec<u64>,
+    /// What the request recorded in behaviour histories, if anything.
+    pub mark: Option<Mark>,
 }
 
 /// A ban in force.
@@ -284,6 +329,9 @@ pub trait State: Send + Sync {
         window: Window,
         now: Timestamp,
     ) -> impl Future<Output = Result<u64, StateError>> + Send;
+
+    /// Takes back what a request recorded in these histories: it was refused after all.
+    fn withdraw(&self, tracks: &[Track<'_>], mark: Mark) -> impl Future<Output = Result<(), StateError>> + Send;
 
     /// Lifts all bans, of addresses and of networks.
     fn reset_bans(&self) -> impl Future<Output = Result<(), StateError>> + Send;
@@ -488,6 +536,10 @@ impl State for Backend {
 
     async fn observe(&self, track: Track<'_>, window: Window, now: Timestamp) -> Result<u64, StateError> {
         forward!(self, backend => backend.observe(track, window, now))
+    }
+
+    async fn withdraw(&self, tracks: &[Track<'_>], mark: Mark) -> Result<(), StateError> {
+        forward!(self, backend => backend.withdraw(tracks, mark))
     }
 
     async fn reset_bans(&self) -> Result<(), StateError> {

@@ -5,7 +5,7 @@ use envoy_guard::model::category::{Category, CategorySet};
 use envoy_guard::model::time::{Timestamp, Window};
 use envoy_guard::state::{
     Answer, Bucket, Digest, Limit, PATTERN_BYTES_MAX, PATTERNS_MAX, Patterns, Question, REASON_BYTES_MAX, Rule,
-    SUSPICION_SECONDS, Standing, State, StateError, Track,
+    SUSPICION_SECONDS, Standing, State, StateError, Track, Watch,
 };
 
 /// Makes one test of each case; `$make` is an expression that awaits to a fresh backend.
@@ -61,6 +61,8 @@ contract! {
     absolved_clients_start_again,
     a_behaviour_event_exactly_one_window_old_counts,
     behaviour_histories_are_apart,
+    behaviour_is_watched_with_the_other_questions_and_can_be_taken_back,
+    who_is_refused_leaves_no_behaviour,
     resets_forget,
     concurrent_hits_pass_exactly_the_limit,
     a_rule_lets_its_limit_pass_and_refused_requests_do_not_count,
@@ -404,6 +406,49 @@ pub(crate) async fn behaviour_histories_are_apart(state: &impl State) {
     }
     let limited = counts(state, &[limit("203.0.113.1", None, 5, 60)], 0.0).await;
     assert_eq!(limited, [1], "behaviour is no rate limit");
+}
+
+pub(crate) async fn behaviour_is_watched_with_the_other_questions_and_can_be_taken_back(state: &impl State) {
+    let usage = Track { client: client("203.0.113.1"), endpoint: Digest([7; 32]), pattern: None };
+    let returned = Track { pattern: Some(Digest([9; 32])), ..usage };
+    state.observe(returned, window(60), at(0.0)).await.unwrap();
+    let look = |track, seconds, hits| Watch { track, window: window(seconds), hits };
+    let watches = vec![look(usage, 60, true), look(usage, 5, true), look(returned, 60, false)];
+    let question = || Question { watches: watches.clone(), ..Question::default() };
+    let first = ask(state, question(), 0.0).await;
+    assert_eq!(first.watched, [1, 1, 1], "one hit, however many rules ask; a mere look adds nothing");
+    let second = ask(state, question(), 5.5).await;
+    assert_eq!(second.watched, [2, 1, 1]);
+    state.withdraw(&[usage], second.mark.unwrap()).await.unwrap();
+    assert_eq!(ask(state, question(), 6.0).await.watched, [2, 1, 1], "what was taken back is gone, the first is not");
+    let looks = Question { watches: vec![look(returned, 60, false)], ..Question::default() };
+    let only = ask(state, looks, 6.0).await;
+    assert_eq!((only.watched, only.mark), (vec![1], None));
+    assert_eq!(state.observe(usage, window(60), at(6.0)).await.unwrap(), 3, "one history, however it is asked about");
+}
+
+pub(crate) async fn who_is_refused_leaves_no_behaviour(state: &impl State) {
+    let usage = Track { client: client("203.0.113.1"), endpoint: Digest([7; 32]), pattern: None };
+    let watches = vec![Watch { track: usage, window: window(60), hits: true }];
+    let limited = || Question {
+        ban: Some(client("203.0.113.1")),
+        limits: [limit("203.0.113.1", None, 1, 60)].into_iter().collect(),
+        rules: [rule(1, 5, 60)].into_iter().collect(),
+        watches: watches.clone(),
+        ..Question::default()
+    };
+    assert_eq!(ask(state, limited(), 0.0).await.watched, [1]);
+    let refused = ask(state, limited(), 1.0).await;
+    assert_eq!((refused.watched, refused.mark), (vec![], None), "over the limit");
+    let ruled =
+        || Question { rules: [rule(2, 1, 60)].into_iter().collect(), watches: watches.clone(), ..Question::default() };
+    assert_eq!(ask(state, ruled(), 2.0).await.watched, [2]);
+    assert_eq!(ask(state, ruled(), 3.0).await.watched, [0_u64; 0], "a rule refuses");
+    let passive = Question { passive: true, ..limited() };
+    assert_eq!(ask(state, passive, 4.0).await.watched, [3], "nothing is refused, so it counts");
+    state.ban(entry("203.0.113.1"), window(60), "test", at(5.0)).await.unwrap();
+    assert_eq!(ask(state, limited(), 6.0).await.watched, [0_u64; 0], "banned");
+    assert_eq!(state.observe(usage, window(60), at(7.0)).await.unwrap(), 4);
 }
 
 pub(crate) async fn resets_forget(state: &impl State) {

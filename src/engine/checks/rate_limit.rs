@@ -199,7 +199,7 @@ pub(crate) fn look_at_rules(cx: &mut Cx<'_, '_, '_>) -> Result<Applied, CheckErr
 
 pub(crate) async fn evaluate<'p, S: State>(settings: &Settings, cx: &mut Cx<'_, 'p, '_>, state: &S) -> Seen<'p> {
     let answer = match &mut cx.answer {
-        Some(Ok(answer)) => Answer { ban: None, counts: answer.counts.clone(), rules: answer.rules.clone() },
+        Some(Ok(answer)) => Answer { counts: answer.counts.clone(), rules: answer.rules.clone(), ..Answer::default() },
         Some(Err(error)) => return Err(CheckError::State(error.clone())),
         None => Answer::default(),
     };

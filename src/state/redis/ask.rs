@@ -9,10 +9,11 @@ use smallvec::SmallVec;
 use crate::model::time::Timestamp;
 use crate::state::keys::{moment, read_moment};
 use crate::state::redis::{Redis, parsed, script};
-use crate::state::{Limit, Rule, Standing, StateError, exceeds};
+use crate::state::{Limit, Mark, Rule, Standing, StateError, Track, Watch, exceeds, hits as hits_of};
 
-/// The answer of the script: the ban's expiry, the members added, the counts, four texts for each rule.
-type Reply = (Option<String>, Vec<String>, Vec<u64>, Vec<String>);
+/// The answer of the script: the ban's expiry, the members added, the counts, four texts for each rule, the counts of
+/// the watches.
+type Reply = (Option<String>, Vec<String>, Vec<u64>, Vec<String>, Vec<u64>);
 
 /// What goes to Redis for one request.
 pub(super) struct Inquiry<'q, 'r> {
@@ -22,6 +23,9 @@ pub(super) struct Inquiry<'q, 'r> {
     pub(super) limits: &'q [Limit<'r>],
     /// Rules to test.
     pub(super) rules: &'q [Test],
+    /// Behaviour histories to look at, and what to record in them.
+    pub(super) watches: &'q [Watch<'r>],
+    pub(super) mark: Option<Mark>,
     /// Hit all, whatever is exceeded.
     pub(super) onward: bool,
     /// The moment of the request.
@@ -46,6 +50,8 @@ pub(super) struct Told {
     pub(super) rules: SmallVec<[Standing; 2]>,
     /// The ban or a limit refuses the request.
     pub(super) is_refused: bool,
+    /// Counts of the watches; empty when the request is refused.
+    pub(super) watched: Vec<u64>,
 }
 
 impl Redis {
@@ -55,21 +61,25 @@ impl Redis {
         let buckets = numbers.iter().max().copied().unwrap_or_default();
         let firsts = (1..=buckets).filter_map(|number| of_bucket(inquiry.limits, &numbers, number).next());
         let keys: Vec<String> = firsts.map(|limit| self.keys.bucket(limit.bucket)).collect();
-        let all = usize::from(inquiry.ban.is_some()) + keys.len() + inquiry.rules.len();
+        let all = usize::from(inquiry.ban.is_some()) + keys.len() + inquiry.rules.len() + inquiry.watches.len();
         if self.links.is_cluster() && 1 < all {
             return self.ask_cluster(inquiry, &numbers, &keys).await;
         }
         let plan = inquiry.limits.iter().zip(numbers.iter().copied());
-        let arguments = arguments(inquiry, buckets, plan, inquiry.rules);
+        let mut arguments = arguments(inquiry, buckets, plan, inquiry.rules);
+        push_watches(&mut arguments, inquiry);
         let rules = inquiry.rules.iter().map(|test| self.keys.rule(test.rule.key));
-        let all: Vec<String> = inquiry.ban.map(str::to_owned).into_iter().chain(keys).chain(rules).collect();
-        let (until, _, counts, rules) = self.ask_script(&all, &arguments).await?;
+        let watched = inquiry.watches.iter().map(|watch| self.keys.track(watch.track));
+        let all: Vec<String> =
+            inquiry.ban.map(str::to_owned).into_iter().chain(keys).chain(rules).chain(watched).collect();
+        let (until, _, counts, rules, watched) = self.ask_script(&all, &arguments).await?;
         let is_refused = !inquiry.onward && (until.is_some() || exceeds(inquiry.limits, &counts));
         Ok(Told {
             until: read_until(until)?,
             counts: counts.into_iter().collect(),
             rules: standings(&rules)?.into_iter().map(|(standing, _)| standing).collect(),
             is_refused,
+            watched,
         })
     }
 
@@ -86,8 +96,14 @@ impl Redis {
         numbers: &[usize],
         keys: &[String],
     ) -> Result<Told, StateError> {
-        let onward =
-            |inquiry: &Inquiry<'_, '_>| Inquiry { onward: true, limits: &[], rules: &[], ban: None, ..*inquiry };
+        let onward = |inquiry: &Inquiry<'_, '_>| Inquiry {
+            onward: true,
+            limits: &[],
+            rules: &[],
+            ban: None,
+            watches: &[],
+            ..*inquiry
+        };
         let lookup = async {
             let Some(ban) = inquiry.ban else { return Ok(Reply::default()) };
             let alone = Inquiry { ban: Some(ban), ..onward(inquiry) };
@@ -103,11 +119,12 @@ impl Redis {
             let arguments = arguments(&onward(inquiry), 0, std::iter::empty(), std::slice::from_ref(test));
             async move { self.ask_script(std::slice::from_ref(key), &arguments).await }
         });
-        let (lookup, hits, tests) = tokio::join!(lookup, join_all(hits), join_all(tests));
+        let (lookup, hits, tests, watched) =
+            tokio::join!(lookup, join_all(hits), join_all(tests), self.watch_each(inquiry));
         let (until, ..) = lookup?;
         let hits = hits.into_iter().collect::<Result<Vec<_>, _>>()?;
         let tests = tests.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let mut given: Vec<_> = hits.iter().map(|(_, _, counts, _)| counts.iter().copied()).collect();
+        let mut given: Vec<_> = hits.iter().map(|(_, _, counts, ..)| counts.iter().copied()).collect();
         let mut counts = SmallVec::new();
         let (mut reached, mut is_refused) = (0, until.is_some() && !inquiry.onward);
         for (limit, number) in inquiry.limits.iter().zip(numbers) {
@@ -122,7 +139,7 @@ impl Redis {
         let mut rules = SmallVec::<[Standing; 2]>::new();
         let mut added = Vec::new();
         let mut is_barred = is_refused;
-        for ((_, _, _, texts), (test, key)) in tests.iter().zip(inquiry.rules.iter().zip(&ruled)) {
+        for ((_, _, _, texts, _), (test, key)) in tests.iter().zip(inquiry.rules.iter().zip(&ruled)) {
             for (standing, member) in standings(texts)? {
                 is_barred |= standing.exceeded && !test.rule.shadow && !test.peek && !inquiry.onward;
                 added.extend((!member.is_empty()).then_some((key, std::slice::from_ref(member))));
@@ -130,11 +147,18 @@ impl Redis {
             }
         }
         if is_barred {
-            for (standing, member) in rules.iter_mut().zip(tests.iter().filter_map(|(_, _, _, texts)| texts.get(3))) {
+            for (standing, member) in rules.iter_mut().zip(tests.iter().filter_map(|(_, _, _, texts, _)| texts.get(3)))
+            {
                 standing.count -= u64::from(!member.is_empty());
             }
         } else {
             added.clear();
+        }
+        let watched = if is_barred { Vec::new() } else { watched? };
+        if is_barred && let Some(mark) = inquiry.mark {
+            let tracks: Vec<Track<'_>> = hits_of(inquiry.watches).map(|(track, _)| track).collect();
+            // What is not taken back counts once too often.
+            self.take_back(&tracks, mark).await.unwrap_or_default();
         }
         let surplus = keys.iter().zip(&hits).skip(reached).map(|(key, (_, members, ..))| (key, members.as_slice()));
         join_all(surplus.chain(added).map(|(key, members)| async move {
@@ -143,7 +167,31 @@ impl Redis {
             self.call(&undo).await
         }))
         .await;
-        Ok(Told { until: read_until(until)?, counts, rules, is_refused })
+        Ok(Told { until: read_until(until)?, counts, rules, is_refused, watched })
+    }
+
+    /// Looks at each history in a call of its own, all at once. Hits come first: a second look at a history that is hit
+    /// counts the hit, because calls about one key keep their order.
+    async fn watch_each(&self, inquiry: &Inquiry<'_, '_>) -> Result<Vec<u64>, StateError> {
+        let counts = join_all(inquiry.watches.iter().map(|watch| async move {
+            let watches = std::slice::from_ref(watch);
+            let alone = Inquiry { ban: None, limits: &[], rules: &[], watches, onward: true, ..*inquiry };
+            let mut arguments = arguments(&alone, 0, std::iter::empty(), &[]);
+            push_watch(&mut arguments, inquiry, watch);
+            let (.., counts) = self.ask_script(&[self.keys.track(watch.track)], &arguments).await?;
+            Ok(counts.first().copied().unwrap_or_default())
+        }));
+        counts.await.into_iter().collect()
+    }
+
+    /// Takes what a request recorded out of histories.
+    pub(super) async fn take_back(&self, tracks: &[Track<'_>], mark: Mark) -> Result<(), StateError> {
+        let calls = tracks.iter().map(|track| async move {
+            let mut undo = cmd("ZREM");
+            undo.arg(self.keys.track(*track)).arg(mark.member());
+            self.call(&undo).await.map(drop)
+        });
+        join_all(calls).await.into_iter().collect()
     }
 }
 
@@ -194,7 +242,8 @@ fn arguments<'l, 'r: 'l>(
 ) -> Vec<String> {
     let flag = |set: bool| u8::from(set).to_string();
     let mut arguments = vec![moment(inquiry.now), flag(inquiry.ban.is_some()), flag(inquiry.onward)];
-    arguments.extend([plan.clone().count().to_string(), buckets.to_string()]);
+    let counts = [plan.clone().count(), buckets, inquiry.watches.len()];
+    arguments.extend(counts.map(|count| count.to_string()));
     for (limit, number) in plan.clone() {
         let longest = plan.clone().filter(|(_, other)| *other == number).map(|(limit, _)| limit.window.seconds()).max();
         let numbers = [limit.limit, limit.window.seconds(), longest.unwrap_or_default()];
@@ -215,6 +264,20 @@ fn arguments<'l, 'r: 'l>(
         arguments.extend(settle.iter().map(|at| moment(Timestamp(*at))));
     }
     arguments
+}
+
+fn push_watches(arguments: &mut Vec<String>, inquiry: &Inquiry<'_, '_>) {
+    for watch in inquiry.watches {
+        push_watch(arguments, inquiry, watch);
+    }
+}
+
+/// The arguments of one watch. The member is added by the first watch of a history that is to be hit; a set takes it once.
+fn push_watch(arguments: &mut Vec<String>, inquiry: &Inquiry<'_, '_>, watch: &Watch<'_>) {
+    let same = inquiry.watches.iter().filter(|other| other.track == watch.track);
+    let longest = same.map(|other| other.window).max().unwrap_or(watch.window);
+    arguments.extend([watch.window, longest].map(|window| window.seconds().to_string()));
+    arguments.push(inquiry.mark.filter(|_| watch.hits).map(Mark::member).unwrap_or_default());
 }
 
 /// Runs all futures together and returns their results in order.

@@ -40,7 +40,7 @@ use crate::state::redis::restore::Provenance;
 use crate::state::redis::script::Script;
 use crate::state::redis::settings::Settings;
 use crate::state::{
-    Answer, Ban, BanPage, Question, Rule, SUSPICION_SECONDS, Size, Sizes, Standing, State, StateError, Suspicion,
+    Answer, Ban, BanPage, Mark, Question, Rule, SUSPICION_SECONDS, Size, Sizes, Standing, State, StateError, Suspicion,
     Track, exceeds, short_reason,
 };
 
@@ -418,7 +418,9 @@ impl State for Redis {
                 settle: if rule.cached { self.allowances.take_unsettled(rule) } else { Vec::new() },
             })
             .collect();
-        let is_asking = !question.limits.is_empty() || !tests.is_empty();
+        let watches = if is_refused { &[] } else { question.watches.as_slice() };
+        let mark = watches.iter().any(|watch| watch.hits).then(Mark::new);
+        let is_asking = !question.limits.is_empty() || !tests.is_empty() || !watches.is_empty();
         let lookup = question.ban.filter(|client| !self.is_surely_clean(*client, is_asking, now));
         let key = lookup.and_then(|client| self.keys.ban_of(client));
         let provenance = self.provenance();
@@ -426,7 +428,7 @@ impl State for Redis {
             Ok(Told::default())
         } else {
             let (limits, onward) = (&question.limits, question.passive);
-            self.ask_redis(&Inquiry { ban: key.as_deref(), limits, rules: &tests, onward, now }).await
+            self.ask_redis(&Inquiry { ban: key.as_deref(), limits, rules: &tests, watches, mark, onward, now }).await
         };
         let told = self.settle(&local, &tests, told, now)?;
         if !told.counts.is_empty() || told.rules.iter().any(|standing| !standing.exceeded) {
@@ -438,7 +440,8 @@ impl State for Redis {
         let kept = kept.and_then(|addr| Some(banned(addr, self.cache.known_ban(addr, now)?)));
         let exact = kept.or_else(|| lookup.and_then(|client| self.learn(client, told.until, now)));
         let ban = exact.or_else(|| question.ban.and_then(|client| self.network_ban(client, now)));
-        let mut answer = Answer { ban, counts: told.counts, rules: SmallVec::new() };
+        let mark = mark.filter(|_| !told.watched.is_empty());
+        let mut answer = Answer { ban, counts: told.counts, watched: told.watched, mark, ..Answer::default() };
         if question.passive || (answer.ban.is_none() && !exceeds(&question.limits, &answer.counts)) {
             let mut asked = told.rules.into_iter();
             answer.rules.extend(local.iter().filter_map(|(_, known)| known.or_else(|| asked.next())));
@@ -527,6 +530,10 @@ impl State for Redis {
         parsed(self.run(&script::OBSERVE, &[self.keys.track(track)], &arguments).await?)
     }
 
+    async fn withdraw(&self, tracks: &[Track<'_>], mark: Mark) -> Result<(), StateError> {
+        self.take_back(tracks, mark).await
+    }
+
     async fn reset_bans(&self) -> Result<(), StateError> {
         for family in ["banned_ips", "banned_networks"] {
             self.delete_matching(family, "*").await?;
@@ -591,7 +598,8 @@ impl Redis {
             join_all(batch.iter().map(|rule| async move {
                 let settle = self.allowances.take_unsettled(rule);
                 let tests = [Test { rule: *rule, peek: true, settle }];
-                let inquiry = Inquiry { ban: None, limits: &[], rules: &tests, onward: false, now };
+                let inquiry =
+                    Inquiry { ban: None, limits: &[], rules: &tests, watches: &[], mark: None, onward: false, now };
                 let told = self.ask_redis(&inquiry).await;
                 if let Err(error) = self.settle(&[], &tests, told, now) {
                     tracing::debug!(%error, "cached limits were not settled");

@@ -42,13 +42,15 @@ script! {
     /// The questions of one request. Numbers go to Redis as text that we made ourselves or with 17 digits, because
     /// servers up to 7.0 would round them.
     ///
-    /// Keys: the ban when argument 2 is `1`, then one for each bucket, then one for each rule. Arguments: now; whether to
-    /// look up the ban; whether to go on whatever happens; the number of limits; the number of buckets; then for each
-    /// limit its bucket's number, the limit, its window, and the longest window asked about in that bucket; then for each
+    /// Keys: the ban when argument 2 is `1`, then one for each bucket, then one for each rule, then one for each watch.
+    /// Arguments: now; whether to
+    /// look up the ban; whether to go on whatever happens; the number of limits; the number of buckets; the number of
+    /// watches; then for each limit its bucket's number, the limit, its window, and the longest window asked about in that bucket; then for each
     /// rule its limit, its window, its mode (`a` refuses, `s` does not, `p` counts nothing new), and the number of hits
-    /// that were admitted before and are recorded now, followed by their moments.
+    /// that were admitted before and are recorded now, followed by their moments; then for each watch its window, the
+    /// longest window asked about in its history, and the member to add or nothing.
     /// Returns: the ban's expiry or nil; the members added, one for each bucket hit; the counts; for each rule its count,
-    /// whether it is exceeded, seconds until room is made, and the member added or nothing.
+    /// whether it is exceeded, seconds until room is made, and the member added or nothing; the counts of the watches.
     ASK = r"
 local now, at, onward = ARGV[1], tonumber(ARGV[1]), ARGV[3] == '1'
 local function exact(number) return string.format('%.17g', number) end
@@ -77,9 +79,10 @@ if ARGV[2] == '1' then
   end
 end
 local members, counts = {}, {}
-if ban and not onward then return {ban, members, counts, {}} end
-local hit, last = {}, 5 + 4 * tonumber(ARGV[4])
-for i = 6, last, 4 do
+if ban and not onward then return {ban, members, counts, {}, {}} end
+local hit, last = {}, 6 + 4 * tonumber(ARGV[4])
+local watches = #ARGV - 3 * tonumber(ARGV[6])
+for i = 7, last, 4 do
   local key = KEYS[first + tonumber(ARGV[i])]
   local limit, window, longest = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   if not hit[key] then
@@ -91,10 +94,10 @@ for i = 6, last, 4 do
   end
   local count = redis.call('ZCOUNT', key, '(' .. exact(at - window), '+inf')
   counts[#counts + 1] = count
-  if limit < count and not onward then return {ban, members, counts, {}} end
+  if limit < count and not onward then return {ban, members, counts, {}, {}} end
 end
 local rules, place, i, admits = {}, first + tonumber(ARGV[5]), last + 1, true
-while i <= #ARGV do
+while i <= watches do
   place = place + 1
   local key, limit, window, mode = KEYS[place], tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
   local settled = tonumber(ARGV[i + 3])
@@ -120,7 +123,19 @@ for _, rule in ipairs(rules) do
     standings[#standings + 1] = tostring(value)
   end
 end
-return {ban, members, counts, standings}
+local watched = {}
+for i = watches + 1, admits and #ARGV or 0, 3 do
+  place = place + 1
+  local key, window, longest, member = KEYS[place], tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
+  if member ~= '' then
+    redis.call('ZADD', key, now, member)
+    local left = redis.call('TTL', key)
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. exact(at - math.max(longest, left)))
+    if left < longest then redis.call('EXPIRE', key, longest) end
+  end
+  watched[#watched + 1] = redis.call('ZCOUNT', key, exact(at - window), '+inf')
+end
+return {ban, members, counts, standings, watched}
 "
 }
 
