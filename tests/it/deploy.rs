@@ -1,5 +1,6 @@
 //! What is deployed, as far as it can be tried without a cluster: the chart, the manifests, the image, the unit.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -10,25 +11,39 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The chart over a matrix of values, every manifest, every Envoy fragment.
-#[test]
-fn the_chart_and_the_manifests_are_what_kubernetes_envoy_and_the_service_read() {
+/// Runs one of the checkers, and returns what it says when it is content.
+fn checked(script: &str, more: &[&OsStr]) -> String {
     let helm = root().join(".cache/helm/helm");
     assert!(helm.exists(), "no Helm at {}: run `make deps` first", helm.display());
     let mut command = Command::new(root().join(".cache/venv/bin/python"));
-    command.arg(root().join("tests/tools/deploy.py"));
+    command.arg(root().join("tests/tools").join(script));
     command.arg("--guard").arg(env!("CARGO_BIN_EXE_envoy-guard"));
     command.arg("--envoy").arg(stack::envoy_binary());
-    command.arg("--helm").arg(helm);
-    // Schemas of custom resources are others' data; where there are none their kinds are named as not checked.
-    if let Some(schemas) = std::env::var_os("TEST_CRDS") {
-        command.arg("--crds").arg(schemas);
-    }
+    command.arg("--helm").arg(helm).args(more);
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// The chart over a matrix of values, every manifest, every Envoy fragment.
+#[test]
+fn the_chart_and_the_manifests_are_what_kubernetes_envoy_and_the_service_read() {
+    // Schemas of custom resources are others' data; where there are none their kinds are named as not checked.
+    let schemas = std::env::var_os("TEST_CRDS");
+    let more = schemas.iter().flat_map(|folder| [OsStr::new("--crds"), folder]).collect::<Vec<_>>();
+    let said = checked("deploy.py", &more);
     // What was rendered was also looked at.
     for what in ["sets of values rendered", "bad values refused", "Envoy configurations read by Envoy", "manifests"] {
+        assert!(said.contains(what), "{said}");
+    }
+}
+
+/// Every configuration of the documentation is read by what it is for, every command is run, every link leads somewhere.
+#[test]
+fn what_the_documentation_shows_works() {
+    let said = checked("docs.py", &[]);
+    for what in ["commands run", "configurations read by the service", "links followed"] {
         assert!(said.contains(what), "{said}");
     }
 }
