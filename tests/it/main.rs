@@ -17,6 +17,7 @@ mod detect;
 mod envoy;
 mod envoy_conformance;
 mod extract;
+mod limits;
 mod load;
 mod mmdb;
 mod pipeline;

@@ -51,12 +51,12 @@ async def answer(parts, command):
             passed = [0] * len(command["ips"])
 
             async def some(start):
-                for place in range(start, len(passed), 50):
+                for place in range(start, len(passed), 100):
                     for _ in range(command["times"]):
                         hit = {**command, "op": "hit", "ip": command["ips"][place]}
                         passed[place] += await answer(parts, hit)
 
-            await asyncio.gather(*(some(start) for start in range(50)))
+            await asyncio.gather(*(some(start) for start in range(100)))
             return passed
         case "rules_write":
             rules = dynamic_rule_handler.DynamicRules(**command["rules"])

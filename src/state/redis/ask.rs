@@ -72,7 +72,7 @@ impl Redis {
         let watched = inquiry.watches.iter().map(|watch| self.keys.track(watch.track));
         let all: Vec<String> =
             inquiry.ban.map(str::to_owned).into_iter().chain(keys).chain(rules).chain(watched).collect();
-        let (until, _, counts, rules, watched) = self.ask_script(&all, &arguments).await?;
+        let (until, _, counts, rules, watched) = self.ask_script(&all, &arguments, (inquiry.rules, inquiry.watches)).await?;
         let is_refused = !inquiry.onward && (until.is_some() || exceeds(inquiry.limits, &counts));
         Ok(Told {
             until: read_until(until)?,
@@ -83,8 +83,22 @@ impl Redis {
         })
     }
 
-    async fn ask_script(&self, keys: &[String], arguments: &[String]) -> Result<Reply, StateError> {
-        parsed(self.run(&script::ASK, keys, arguments).await?)
+    /// Runs the script; when it recorded anything, Redis takes writes. A rule that was only looked at shows nothing.
+    async fn ask_script(
+        &self,
+        keys: &[String],
+        arguments: &[String],
+        (rules, watches): (&[Test], &[Watch<'_>]),
+    ) -> Result<Reply, StateError> {
+        let reply: Reply = parsed(self.run(&script::ASK, keys, arguments).await?)?;
+        let (_, members, _, texts, watched) = &reply;
+        let has_added = texts.iter().skip(3).step_by(4).any(|member| !member.is_empty());
+        let has_settled = !texts.is_empty() && rules.iter().any(|test| !test.settle.is_empty());
+        let has_watched = !watched.is_empty() && watches.iter().any(|watch| watch.hits);
+        if !members.is_empty() || has_added || has_settled || has_watched {
+            self.wrote();
+        }
+        Ok(reply)
     }
 
     /// Asks for all keys at once. Hits that should not have happened, because the client is banned or a limit or rule
@@ -107,17 +121,18 @@ impl Redis {
         let lookup = async {
             let Some(ban) = inquiry.ban else { return Ok(Reply::default()) };
             let alone = Inquiry { ban: Some(ban), ..onward(inquiry) };
-            self.ask_script(&[ban.to_owned()], &arguments(&alone, 0, std::iter::empty(), &[])).await
+            self.ask_script(&[ban.to_owned()], &arguments(&alone, 0, std::iter::empty(), &[]), (&[], &[])).await
         };
         let hits = keys.iter().zip(1..).map(|(key, number)| {
             let own = of_bucket(inquiry.limits, numbers, number).map(|limit| (limit, 1));
             let arguments = arguments(&onward(inquiry), 1, own, &[]);
-            async move { self.ask_script(std::slice::from_ref(key), &arguments).await }
+            async move { self.ask_script(std::slice::from_ref(key), &arguments, (&[], &[])).await }
         });
         let ruled: Vec<String> = inquiry.rules.iter().map(|test| self.keys.rule(test.rule.key)).collect();
         let tests = inquiry.rules.iter().zip(&ruled).map(|(test, key)| {
-            let arguments = arguments(&onward(inquiry), 0, std::iter::empty(), std::slice::from_ref(test));
-            async move { self.ask_script(std::slice::from_ref(key), &arguments).await }
+            let tests = std::slice::from_ref(test);
+            let arguments = arguments(&onward(inquiry), 0, std::iter::empty(), tests);
+            async move { self.ask_script(std::slice::from_ref(key), &arguments, (tests, &[])).await }
         });
         let (lookup, hits, tests, watched) =
             tokio::join!(lookup, join_all(hits), join_all(tests), self.watch_each(inquiry));
@@ -178,7 +193,7 @@ impl Redis {
             let alone = Inquiry { ban: None, limits: &[], rules: &[], watches, onward: true, ..*inquiry };
             let mut arguments = arguments(&alone, 0, std::iter::empty(), &[]);
             push_watch(&mut arguments, inquiry, watch);
-            let (.., counts) = self.ask_script(&[self.keys.track(watch.track)], &arguments).await?;
+            let (.., counts) = self.ask_script(&[self.keys.track(watch.track)], &arguments, (&[], watches)).await?;
             Ok(counts.first().copied().unwrap_or_default())
         }));
         counts.await.into_iter().collect()

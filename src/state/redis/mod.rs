@@ -431,9 +431,6 @@ impl State for Redis {
             self.ask_redis(&Inquiry { ban: key.as_deref(), limits, rules: &tests, watches, mark, onward, now }).await
         };
         let told = self.settle(&local, &tests, told, now)?;
-        if !told.counts.is_empty() || told.rules.iter().any(|standing| !standing.exceeded) {
-            self.wrote();
-        }
         // A Redis that may have lost its data does not end a ban that is known here.
         let is_certain = provenance.is_some() && provenance == self.provenance();
         let kept = lookup.and_then(|client| client.address()).filter(|_| told.until.is_none() && !is_certain);
