@@ -23,6 +23,23 @@ pub struct Snapshot {
     pub hash: String,
     /// What the user should know about the configuration, and which settings do nothing.
     pub notices: Notices,
+    /// The dynamic rules that lie over the configuration.
+    pub ruling: Option<Ruling>,
+}
+
+/// Dynamic rules in force.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Ruling {
+    /// What they are called.
+    pub rule_id: String,
+    /// Counts up.
+    pub version: i64,
+    /// When they end, in ISO 8601; absent when they do not.
+    pub expires_at: Option<String>,
+    /// They put the service into lockdown.
+    pub emergency_mode: bool,
+    /// What of them has no effect here.
+    pub warnings: Vec<String>,
 }
 
 /// Remarks on a configuration that stop nothing.
@@ -71,6 +88,11 @@ impl Live {
     #[must_use]
     pub fn status(&self) -> Arc<ReloadStatus> {
         self.status.load_full()
+    }
+
+    /// Replaces the snapshot by one of the same configuration. To be called by one task only.
+    pub fn exchange(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
     }
 
     /// Replaces the snapshot, or keeps it and notes why. To be called by one task only.

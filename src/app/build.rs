@@ -6,12 +6,14 @@ use std::{fmt, fs, io};
 
 use crate::app::databases::{Databases, Environment};
 use crate::config::errors::Notice;
-use crate::config::{self, Loaded, Sources};
+use crate::config::{self, Config, Loaded, Sources};
 use crate::detect::rows::PatternFile;
 use crate::detect::{Detector, Material};
 use crate::engine::policy::{Feeds, Policy};
 use crate::feeds;
-use crate::live::{Notices, Snapshot};
+use crate::feeds::rules::Checked;
+use crate::live::{Notices, Ruling, Snapshot};
+use crate::state::formats::Rules;
 
 /// Everything that is wrong with a configuration, one mistake a line, each under its key.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -30,6 +32,8 @@ pub struct Inputs {
     pub loaded: Arc<Loaded>,
     /// Facts about addresses, and the contents of credential files.
     pub feeds: Arc<Feeds>,
+    /// Dynamic rules that lie over the configuration.
+    pub rules: Option<Arc<Checked>>,
 }
 
 impl Inputs {
@@ -42,16 +46,39 @@ impl Inputs {
             return Err(refusal(&loaded, files.errors.iter().map(|error| (&*error.key, &*error.message))));
         }
         let feeds = Feeds { countries: files.countries, cloud: files.cloud, credentials: files.credentials };
-        Ok(Self { loaded: Arc::new(loaded), feeds: Arc::new(feeds) })
+        Ok(Self { loaded: Arc::new(loaded), feeds: Arc::new(feeds), rules: None })
     }
 
     /// Compiles a snapshot. May take a second: not for a thread that serves requests. What did not change since
     /// `previous` is taken over from it.
     pub fn compile(&self, previous: Option<&Snapshot>) -> Result<Snapshot, Refusal> {
+        let Some(rules) = &self.rules else { return self.compile_with(&self.loaded.config, None, previous) };
+        let (config, warnings) = rules.over(&self.loaded.config, self.feeds.countries.is_some());
+        let Rules { rule_id, version, expires_at, emergency_mode, .. } = &rules.rules;
+        let ruling = Ruling {
+            rule_id: rule_id.clone(),
+            version: *version,
+            expires_at: expires_at.as_ref().map(|end| end.as_str().to_owned()),
+            emergency_mode: *emergency_mode,
+            warnings,
+        };
+        let named = |refusal: Refusal| {
+            let reasons = refusal.0.into_iter();
+            Refusal(reasons.map(|reason| format!("dynamic rules `{rule_id}` version {version}: {reason}")).collect())
+        };
+        self.compile_with(&config, Some(ruling), previous).map_err(named)
+    }
+
+    fn compile_with(
+        &self,
+        config: &Config,
+        ruling: Option<Ruling>,
+        previous: Option<&Snapshot>,
+    ) -> Result<Snapshot, Refusal> {
         let loaded = &*self.loaded;
-        let databases = Databases::open(&loaded.config, &Environment::of_process());
-        let detector = detector(loaded, previous, &databases)?;
-        let policy = Policy::compile(&loaded.config, &self.feeds, detector)
+        let databases = Databases::open(config, &Environment::of_process());
+        let detector = detector(loaded, config, previous, &databases)?;
+        let policy = Policy::compile(config, &self.feeds, detector)
             .map_err(|errors| refusal(loaded, errors.iter().map(|error| (&*error.key, &*error.message))))?;
         let notice = |notice: &Notice| notice.to_string();
         let compiled = policy.warnings.iter().map(|warning| placed(loaded, &warning.key, &warning.message));
@@ -64,7 +91,8 @@ impl Inputs {
             hash: loaded.hash.clone(),
             version: previous.map_or(1, |previous| previous.version + 1),
             notices,
-            config: Arc::new(loaded.config.clone()),
+            config: Arc::new(config.clone()),
+            ruling,
         })
     }
 }
@@ -79,8 +107,12 @@ const ROWS_BYTES_MAX: u64 = 4 << 20;
 /// Files with rows at most.
 const ROWS_FILES_MAX: usize = 256;
 
-fn detector(loaded: &Loaded, previous: Option<&Snapshot>, databases: &Databases) -> Result<Arc<Detector>, Refusal> {
-    let config = &loaded.config;
+fn detector(
+    loaded: &Loaded,
+    config: &Config,
+    previous: Option<&Snapshot>,
+    databases: &Databases,
+) -> Result<Arc<Detector>, Refusal> {
     let texts = match &config.detection.patterns_dir {
         Some(folder) => rows(folder).map_err(|error| {
             let message = format!("cannot read {}: {error}", folder.display());

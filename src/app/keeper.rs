@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::app::build::{Inputs, Refusal};
 use crate::clock;
 use crate::config::Sources;
+use crate::feeds::rules::Checked;
 use crate::live::{Live, Snapshot};
 use crate::state;
 
@@ -19,13 +20,16 @@ const CHANGES_MAX: usize = 64;
 pub enum Change {
     /// Read the configuration, and the files that it names, again.
     Config,
+    /// Lay these dynamic rules over the configuration, in the place of any before; none leave it as it is.
+    Rules(Option<Arc<Checked>>),
 }
 
 impl Change {
     /// The inputs after this change.
-    fn fold(self, _inputs: &Inputs, sources: &Sources) -> Result<Inputs, Refusal> {
+    fn fold(self, inputs: &Inputs, sources: &Sources) -> Result<Inputs, Refusal> {
         match self {
-            Self::Config => Inputs::read(sources),
+            Self::Config => Ok(Inputs { rules: inputs.rules.clone(), ..Inputs::read(sources)? }),
+            Self::Rules(rules) => Ok(Inputs { rules, ..inputs.clone() }),
         }
     }
 }
@@ -82,6 +86,7 @@ impl Keeper {
     async fn make(&mut self, change: Change) -> Outcome {
         let (sources, inputs, old) = (self.sources.clone(), self.inputs.clone(), self.live.snapshot());
         let previous = Arc::clone(&old);
+        let is_config = matches!(change, Change::Config);
         let built = tokio::task::spawn_blocking(move || {
             let inputs = change.fold(&inputs, &sources)?;
             let snapshot = inputs.compile(Some(&previous))?;
@@ -91,11 +96,17 @@ impl Keeper {
         match built {
             Ok((inputs, snapshot)) => {
                 let version = snapshot.version;
-                tell(&snapshot, &old);
                 self.inputs = inputs;
-                self.live.replace(Ok(snapshot), clock::now());
+                if is_config {
+                    tell(&snapshot, &old);
+                    self.live.replace(Ok(snapshot), clock::now());
+                } else {
+                    self.live.exchange(snapshot);
+                }
                 Ok(version)
             }
+            // Whoever brought it knows what to say.
+            Err(refusal) if !is_config => Err(refusal),
             Err(refusal) => {
                 tracing::error!(errors = %refusal, "the configuration was not loaded, the old one stays");
                 self.live.replace(Err(refusal.to_string()), clock::now());

@@ -9,6 +9,7 @@ pub mod keeper;
 mod narrow;
 pub mod patterns;
 pub mod replay;
+pub mod rules;
 pub mod serve;
 
 use std::io::Write;

@@ -16,6 +16,7 @@ use tonic_health::server::HealthReporter;
 use crate::app::build::{Inputs, Refusal};
 use crate::app::keeper::{Change, Keeper, Mailbox, remark};
 use crate::app::patterns;
+use crate::app::rules::{self, Follower, RulesStatus};
 use crate::clock;
 use crate::config::Sources;
 use crate::config::report::redacted_json;
@@ -24,7 +25,7 @@ use crate::grpc::authz::{self, Authz};
 use crate::grpc::desk::Desk;
 use crate::grpc::proc::{self, Proc};
 use crate::grpc::repeat::Repeats;
-use crate::live::{Live, Snapshot};
+use crate::live::{Live, Ruling, Snapshot};
 use crate::server::admin::{self, Report};
 use crate::server::listen::{ListenError, Listeners};
 use crate::server::service::Services;
@@ -72,6 +73,7 @@ struct House {
     live: Arc<Live>,
     state: Arc<Backend>,
     repeats: Arc<Repeats>,
+    rules: Arc<rules::Board>,
     draining: AtomicBool,
 }
 
@@ -83,6 +85,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
         live: Arc::clone(&live),
         state: Arc::new(state),
         repeats: Arc::default(),
+        rules: Arc::default(),
         draining: AtomicBool::new(false),
     });
     let first = live.snapshot();
@@ -108,6 +111,15 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     let following = tokio::spawn(async move { patterns::follow(&*shared, &custom).await });
     let (keeper, mailbox) = Keeper::new(sources, inputs, Arc::clone(&live));
     let keeping = tokio::spawn(keeper.run());
+    let mut follower = Follower::new(
+        (Arc::clone(&house.state), Arc::clone(&live)),
+        mailbox.clone(),
+        Arc::clone(&house.rules),
+        Box::new(|_| {}),
+    );
+    // Before anybody is served: a lockdown holds through a restart.
+    follower.hydrate().await;
+    let following_rules = tokio::spawn(follower.run());
     let workers = start_workers(&house, &metrics, &routes, &stopped)?;
     count_house(&metrics, &house, log);
     tracing::info!(
@@ -135,6 +147,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(Worker::join)).await;
     maintenance.abort();
     following.abort();
+    following_rules.abort();
     keeping.abort();
     end.send_replace(true);
     if let Some(admin) = admin {
@@ -228,6 +241,7 @@ impl Report for House {
             "version": snapshot.version,
             "hash": snapshot.hash,
             "reload": *self.live.status(),
+            "dynamic_rules": { "in_force": snapshot.ruling, "status": self.rules.read() },
             "policy": {
                 "passive": snapshot.policy.is_passive(),
                 "routes": snapshot.config.routes.len(),
@@ -266,6 +280,7 @@ impl Report for House {
             "hash": snapshot.hash,
             "warnings": snapshot.notices.warnings,
             "inactive": snapshot.notices.inactive,
+            "dynamic_rules": { "in_force": snapshot.ruling, "status": self.rules.read() },
             "config": redacted_json(&snapshot.config),
         })
     }
@@ -306,6 +321,11 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
             reload("success", status.succeeded),
             reload("failure", status.failed),
         ];
+        samples.extend(count_rules(
+            &house.rules.read(),
+            snapshot.ruling.as_ref(),
+            snapshot.config.security.emergency_mode,
+        ));
         samples.extend(count_redis(&house.state));
         let family = |name: &str| Some(("family", name.to_owned()));
         let sizes = house.state.sizes().families();
@@ -325,6 +345,29 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
         }));
         samples
     });
+}
+
+/// What became of dynamic rules, and whether lockdown is on.
+fn count_rules(status: &RulesStatus, ruling: Option<&Ruling>, is_lockdown: bool) -> Vec<Sample> {
+    let documents = |result: &str, value| Sample {
+        name: "dynamic_rules_documents",
+        help: "Documents of dynamic rules, by what became of them",
+        is_counter: true,
+        label: Some(("result", result.to_owned())),
+        value,
+    };
+    let gauge = |name, help, value| Sample { name, help, is_counter: false, label: None, value };
+    vec![
+        documents("applied", status.applied),
+        documents("refused", status.refused),
+        documents("not_reached", status.failures),
+        gauge(
+            "dynamic_rules_in_force",
+            "1 while dynamic rules lie over the configuration",
+            u64::from(ruling.is_some()),
+        ),
+        gauge("emergency_mode", "1 while only the emergency whitelist passes", u64::from(is_lockdown)),
+    ]
 }
 
 /// What happened between this process and Redis; nothing without Redis.

@@ -21,7 +21,6 @@ pub enum Activity {
 use Activity::{Compatibility, Inactive};
 
 const AGENT: Activity = Inactive("nothing is sent to an agent endpoint yet");
-const RULES: Activity = Inactive("dynamic rules are not fetched yet");
 const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
 const FEED: Activity = Inactive("nothing is downloaded yet; give a file");
 const RESPONSE: Activity = Inactive("response bodies are not looked at yet");
@@ -68,9 +67,6 @@ const TABLE: &[(&str, Activity)] = &[
     ("security.muted_event_types", Inactive("events are not dispatched yet")),
     ("security.muted_metric_types", AGENT),
     ("security.enable_enrichment", AGENT),
-    ("security.enable_dynamic_rules", RULES),
-    ("security.dynamic_rule_interval", RULES),
-    ("security.dynamic_rules_cache_path", RULES),
     ("security.enable_otel", OTEL),
     ("security.otel_service_name", OTEL),
     ("security.otel_exporter_endpoint", OTEL),

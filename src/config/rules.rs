@@ -25,6 +25,7 @@ pub(crate) fn apply(config: &mut Config, out: &mut Findings) {
     detection(config, out);
     routes::apply(config, out);
     listeners(config, out);
+    rule_sources(config, out);
     redis::apply(config, out);
     limits::apply(config, out);
 }
@@ -71,6 +72,13 @@ fn dependencies(security: &SecurityConfig, out: &mut Findings) {
     }
     if security.enable_redis && security.redis_url.is_none() {
         out.warn("security.redis_url", "is null, so nothing is shared although enable_redis is true");
+    }
+}
+
+fn rule_sources(config: &Config, out: &mut Findings) {
+    if config.data.dynamic_rules.is_some() && config.security.enable_dynamic_rules {
+        let fields = ["data.dynamic_rules", "security.enable_dynamic_rules"];
+        conflict(&fields, "dynamic rules come from one place: a file, or enable_dynamic_rules", out);
     }
 }
 

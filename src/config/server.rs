@@ -136,4 +136,7 @@ pub struct DataConfig {
     pub cloud_ranges: Option<PathBuf>,
     /// Period after which the files are looked at again, in seconds.
     pub refresh: Option<Window>,
+    /// File with a document of dynamic rules, looked at every second; in the place of fetching them.
+    #[schemars(with = "Option<formats::NonBlank>")]
+    pub dynamic_rules: Option<PathBuf>,
 }

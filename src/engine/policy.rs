@@ -119,6 +119,12 @@ impl Policy {
         &self.checks.inspection(None).scope
     }
 
+    /// False for what must never be banned: this machine, and the proxies that speak for others.
+    #[must_use]
+    pub fn may_ban(&self, target: IpEntry) -> bool {
+        self.sanctions.may_ban(target)
+    }
+
     /// True when nothing is refused, only reported.
     #[must_use]
     pub const fn is_passive(&self) -> bool {

@@ -1,8 +1,8 @@
 //! From suspicion to ban: counts by category, thresholds, and whom never to ban.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::rate_limits::BansConfig;
 use crate::config::security::SecurityConfig;
@@ -59,6 +59,12 @@ pub(crate) struct Offence<'a> {
     pub(crate) categories: &'a [Category],
 }
 
+/// The networks of this machine.
+const LOOPBACK: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+];
+
 impl Sanctions {
     pub(crate) fn compile(security: &SecurityConfig, bans: &BansConfig, proxies: &Proxies) -> Self {
         Self {
@@ -100,8 +106,16 @@ impl Sanctions {
             if ip.is_ipv4() { (self.prefixes.ipv4_prefix, 32) } else { (self.prefixes.ipv6_prefix, 128) };
         let net = IpNet::new(ip, prefix).ok()?.trunc();
         let target = if prefix == all { IpEntry::Addr(addr) } else { IpEntry::Net(net) };
-        let loops = addr.is_loopback() || net.contains(&IpAddr::V6(Ipv6Addr::LOCALHOST));
-        (!loops && !self.trusted.overlaps(target)).then_some(target)
+        self.may_ban(target).then_some(target)
+    }
+
+    /// False for what holds a loopback address or a trusted proxy.
+    pub(crate) fn may_ban(&self, target: IpEntry) -> bool {
+        let loops = match target {
+            IpEntry::Addr(addr) => addr.is_loopback(),
+            IpEntry::Net(net) => LOOPBACK.iter().any(|own| net.contains(own) || own.contains(&net)),
+        };
+        !loops && !self.trusted.overlaps(target)
     }
 
     /// Whose offences are added up: those of the client, or of the network that would be banned.

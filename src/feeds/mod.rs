@@ -10,6 +10,7 @@ use crate::model::place::{CloudRanges, Countries};
 
 pub mod cloud;
 pub mod geo;
+pub mod rules;
 
 /// Bytes read of one file at most: a country database has about 40 MB, ranges of a provider about 4 MB.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;

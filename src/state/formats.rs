@@ -5,6 +5,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::time::Timestamp;
+
 /// JSON as Python writes it by default: a space after commas and colons, ASCII only.
 ///
 /// The text of a `serde_json::Value` cannot fail to be made; were it to, the result is empty.
@@ -165,7 +167,7 @@ impl Default for Rules {
         Self {
             rule_id: "default-rule".to_owned(),
             version: 1,
-            timestamp: Moment::default(),
+            timestamp: Timestamp(0.0).into(),
             expires_at: None,
             ttl: 300,
             ip_blacklist: Vec::new(),
@@ -191,28 +193,144 @@ impl Default for Rules {
     }
 }
 
-/// An ISO 8601 time as it was given, UTC spelled `Z`.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(from = "String")]
-pub struct Moment(String);
+/// An ISO 8601 time in the form in which participants store it: `T` between date and time, seconds, six digits of a
+/// fraction that is not zero, and the offset as it was given, UTC as `Z`. Without an offset it means UTC.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Moment {
+    text: String,
+    /// Microseconds since the Unix epoch.
+    unix: i64,
+}
+
+/// Why a text is no [`Moment`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("is no ISO 8601 time such as 2026-01-31T08:30:00Z")]
+pub struct BadMoment;
 
 impl Moment {
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The moment itself.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        Timestamp(self.unix as f64 / 1e6)
+    }
+
+    /// Reads the usual spellings: a date alone, a space or `T` before the time, no seconds, any fraction (cut after
+    /// microseconds), `Z`, `+HH:MM`, `+HHMM` or nothing.
+    fn read(text: &str) -> Option<Self> {
+        let (date, rest) = text.split_at_checked(10)?;
+        let date: jiff::civil::Date = date.parse().ok()?;
+        let (clock, offset) = match rest.strip_prefix(['T', 't', ' ', '_']) {
+            Some(rest) => rest.split_at(rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len())),
+            None if rest.is_empty() => ("00:00", ""),
+            None => return None,
+        };
+        let mut parts = clock.splitn(3, ':');
+        let (hour, minute) = (digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
+        let seconds = parts.next().unwrap_or("00");
+        let (second, fraction) = seconds.split_once(['.', ',']).unwrap_or((seconds, "0"));
+        let micros = format!("{:0<6}", fraction.get(..6).unwrap_or(fraction));
+        let (second, micros) = (digits(second, 2)?, digits(&micros, 6)?);
+        let is_fraction = (1..=9).contains(&fraction.len()) && fraction.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_fraction || 23 < hour || 59 < minute || 59 < second {
+            return None;
+        }
+        let ahead = minutes_ahead(offset)?;
+        let time = date.at(hour as i8, minute as i8, second as i8, 0);
+        let utc = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second();
+        let unix = (utc - i64::from(ahead) * 60) * 1_000_000 + i64::from(micros);
+        let fraction = if micros == 0 { String::new() } else { format!(".{micros:06}") };
+        let zone = match (offset.is_empty(), ahead) {
+            (true, _) => String::new(),
+            (false, 0) => "Z".to_owned(),
+            (false, _) => {
+                let sign = if ahead < 0 { '-' } else { '+' };
+                format!("{sign}{:02}:{:02}", ahead.abs() / 60, ahead.abs() % 60)
+            }
+        };
+        Some(Self { text: format!("{date}T{hour:02}:{minute:02}:{second:02}{fraction}{zone}"), unix })
     }
 }
 
-impl From<String> for Moment {
-    fn from(text: String) -> Self {
-        Self(text.strip_suffix("+00:00").map_or_else(|| text.clone(), |utc| format!("{utc}Z")))
+/// A number of exactly so many digits.
+fn digits(text: &str, count: usize) -> Option<i32> {
+    (text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// Minutes by which an offset is ahead of UTC.
+fn minutes_ahead(offset: &str) -> Option<i32> {
+    let (sign, rest) = match offset.strip_prefix(['+', '-']) {
+        Some(rest) => (if offset.starts_with('-') { -1 } else { 1 }, rest),
+        None => return matches!(offset, "" | "Z" | "z").then_some(0),
+    };
+    let (hours, minutes) = rest.split_once(':').or_else(|| rest.split_at_checked(2))?;
+    let (hours, minutes) = (digits(hours, 2)?, if minutes.is_empty() { 0 } else { digits(minutes, 2)? });
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes))
+}
+
+impl TryFrom<String> for Moment {
+    type Error = BadMoment;
+
+    fn try_from(text: String) -> Result<Self, BadMoment> {
+        Self::read(&text).ok_or(BadMoment)
+    }
+}
+
+impl From<Moment> for String {
+    fn from(moment: Moment) -> Self {
+        moment.text
+    }
+}
+
+impl From<Timestamp> for Moment {
+    fn from(at: Timestamp) -> Self {
+        // Moments of our clock lie between the years 1970 and 9999; others become the epoch.
+        let unix = (at.0 * 1e6) as i64;
+        let at = jiff::Timestamp::from_microsecond(unix).unwrap_or_default();
+        Self { text: format!("{at:.6}").replace(".000000", ""), unix }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn moment(text: &str) -> Moment {
+        Moment::try_from(text.to_owned()).unwrap()
+    }
+
+    /// The stored forms are those that guard-core's models gave for the same texts.
+    #[test]
+    fn times_are_stored_as_participants_do() {
+        for (text, stored, unix) in [
+            ("2026-01-02 03:04:05+00:00", "2026-01-02T03:04:05Z", 1_767_323_045.0),
+            ("2026-01-02T03:04:05.5Z", "2026-01-02T03:04:05.500000Z", 1_767_323_045.5),
+            ("2026-01-02T03:04:05.678901+02:30", "2026-01-02T03:04:05.678901+02:30", 1_767_314_045.678_901),
+            ("2026-01-02", "2026-01-02T00:00:00", 1_767_312_000.0),
+            ("2026-01-02T03:04", "2026-01-02T03:04:00", 1_767_323_040.0),
+            ("2026-01-02T03:04:05,5-0200", "2026-01-02T03:04:05.500000-02:00", 1_767_330_245.5),
+            ("2026-01-02T03:04:05-00:00", "2026-01-02T03:04:05Z", 1_767_323_045.0),
+            ("2026-01-02T03:04:05.1234567Z", "2026-01-02T03:04:05.123456Z", 1_767_323_045.123_456),
+            ("2026-01-02t03:04:05z", "2026-01-02T03:04:05Z", 1_767_323_045.0),
+        ] {
+            let read = moment(text);
+            assert_eq!((read.as_str(), read.timestamp().0), (stored, unix), "{text}");
+            assert_eq!(moment(stored), read, "{text}");
+        }
+        for text in
+            ["", "now", "2026-02-30T00:00:00", "2026-01-02T03:04:05+24:00", "2026-01-02T03:04:60Z", "2026-01-02T24:00"]
+        {
+            assert_eq!(Moment::try_from(text.to_owned()), Err(BadMoment), "{text}");
+        }
+        assert_eq!(Moment::from(Timestamp(1_767_323_045.5)).as_str(), "2026-01-02T03:04:05.500000Z");
+        assert_eq!(Moment::from(Timestamp(1_767_323_045.0)).as_str(), "2026-01-02T03:04:05Z");
+    }
 
     #[test]
     fn json_is_spaced_and_ascii() {
@@ -242,8 +360,7 @@ mod tests {
     #[test]
     fn a_snapshot_with_anything_unknown_is_refused() {
         let text =
-            RulesSnapshot::new(Rules { timestamp: "2026-01-01T00:00:00+02:00".to_owned().into(), ..Rules::default() })
-                .text();
+            RulesSnapshot::new(Rules { timestamp: moment("2026-01-01T00:00:00+02:00"), ..Rules::default() }).text();
         let read = RulesSnapshot::read(&text).unwrap();
         assert_eq!((read.text(), read.rules.timestamp.as_str()), (text.clone(), "2026-01-01T00:00:00+02:00"));
         for strange in [

@@ -14,7 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("engine", &["model", "config", "request", "state", "detect"]),
     ("session", &["request"]),
     ("net", &[]),
-    ("feeds", &["model", "config", "net"]),
+    ("feeds", &["model", "config", "state", "net"]),
     ("clock", &["model", "detect"]),
     ("live", &["model", "config", "engine"]),
     ("telemetry", &["model", "config", "request", "net"]),

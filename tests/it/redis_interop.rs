@@ -13,7 +13,9 @@ use envoy_guard::state::keys::digest;
 use envoy_guard::state::redis::Redis;
 use envoy_guard::state::{Bucket, Limit, Patterns, Question, State, Track};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
+use crate::mmdb::{Layout, database};
 use crate::redis_servers::{Server, standalone};
 
 const PREFIX: &str = "guard_core:corpus_rio:";
@@ -351,6 +353,33 @@ async fn snapshots_of_rules_are_read_by_both_sides() {
     assert!(RulesSnapshot::read(&strange).is_none());
     server.cli(&["set", "i:dynamic_rules:last_known", &strange]);
     assert_eq!(python.ask(json!({"op": "rules_read"})), Value::Null);
+}
+
+/// Scenario 18: a country database that either side stored is found whole by the other.
+#[tokio::test]
+async fn the_country_database_is_read_by_both_sides() {
+    let server = Server::start(&[]);
+    let (state, mut python) = (standalone(&server, "i:"), Python::start(&server));
+    let address: std::net::Ipv4Addr = "198.51.100.9".parse().unwrap();
+    let bytes = database(Layout::IpInfo, &[(address, "SE".to_owned())].into());
+    let folder = tempfile::TempDir::new().unwrap();
+    let served = folder.path().join("served.mmdb");
+    std::fs::write(&served, &bytes).unwrap();
+    // guard-core downloads it and stores it; what we read is what was served.
+    let first = folder.path().join("first");
+    python.ask(json!({"op": "geo_fetch", "folder": first, "served": served}));
+    let stored = state.get("ipinfo", "database").await.unwrap().unwrap();
+    assert_eq!(Sha256::digest(formats::text_as_bytes(&stored).unwrap()), Sha256::digest(&bytes));
+    assert_eq!(std::fs::read(first.join("country_asn.mmdb")).unwrap(), bytes);
+    let ttl: u32 = server.cli(&["ttl", "i:ipinfo:database"]).parse().unwrap();
+    assert!((86_300..=86_400).contains(&ttl), "{ttl}");
+    // We store another one; guard-core, which may download nothing, takes it and answers from it.
+    let ours = database(Layout::IpInfo, &[(address, "NO".to_owned())].into());
+    state.set("ipinfo", "database", &formats::bytes_as_text(&ours), NonZeroU32::new(86_400)).await.unwrap();
+    let second = folder.path().join("second");
+    let found = python.ask(json!({"op": "geo_country", "folder": second, "ip": address.to_string()}));
+    assert_eq!(found, "NO");
+    assert_eq!(Sha256::digest(std::fs::read(second.join("country_asn.mmdb")).unwrap()), Sha256::digest(&ours));
 }
 
 /// guard-core in a process of its own.

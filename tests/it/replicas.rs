@@ -23,16 +23,16 @@ const PREFIX: &str = "i:";
 const OPEN: &str = "redis_fail_open: true";
 
 /// One service.
-struct Replica {
-    process: Process,
-    admin: u16,
+pub(crate) struct Replica {
+    pub(crate) process: Process,
+    pub(crate) admin: u16,
     client: AuthorizationClient<Channel>,
     _folder: tempfile::TempDir,
 }
 
 impl Replica {
     /// Starts a service on `server`; `security` is YAML for the inside of `security:`, `rest` for the top level.
-    async fn start(server: &Server, security: &str, rest: &str) -> Self {
+    pub(crate) async fn start(server: &Server, security: &str, rest: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (grpc, admin) = (free_port(), free_port());
         let redis = format!("enable_redis: true\n  redis_url: {}\n  redis_prefix: \"{PREFIX}\"", server.url());
@@ -45,7 +45,7 @@ impl Replica {
     }
 
     /// The status that a request of `client` gets; 200 when it passes.
-    async fn check(&self, client: &str, target: &str) -> i32 {
+    pub(crate) async fn check(&self, client: &str, target: &str) -> i32 {
         let socket = SocketAddress { address: client.to_owned(), ..SocketAddress::default() };
         let address = Some(Address { address: Some(address::Address::SocketAddress(socket)) });
         let http = HttpRequest {
@@ -72,9 +72,13 @@ impl Replica {
         }
     }
 
+    /// A page of the admin port.
+    pub(crate) fn page(&self, path: &str) -> serde_json::Value {
+        serde_json::from_str(&Call::get(path).send(self.admin).body).unwrap()
+    }
+
     fn state(&self) -> String {
-        let page = Call::get("/readyz").send(self.admin).body;
-        serde_json::from_str::<serde_json::Value>(&page).unwrap()["state"].as_str().unwrap().to_owned()
+        self.page("/readyz")["state"].as_str().unwrap().to_owned()
     }
 }
 

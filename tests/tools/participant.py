@@ -5,11 +5,12 @@ usage: participant.py REDIS_URL PREFIX
 
 import asyncio
 import json
+import pathlib
 import sys
 from types import SimpleNamespace
 
 from guard_core.handlers.behavior_handler import BehaviorRule, BehaviorTracker
-from guard_core.handlers import dynamic_rule_handler
+from guard_core.handlers import dynamic_rule_handler, ipinfo_handler
 from guard_core.handlers.cloud_ip_stores import RedisCloudIpStore
 from guard_core.handlers.ipban_handler import ip_ban_manager
 from guard_core.handlers.ratelimit_handler import RateLimitManager
@@ -26,6 +27,47 @@ async def rules_of(config, redis, act):
     manager = dynamic_rule_handler.DynamicRuleManager(config)
     manager.redis_handler = redis
     return await act(manager)
+
+
+class Download:
+    """Stands for the HTTP client of the country database: answers with a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, *_, **__):
+        return self
+
+    def get(self, *_, **__):
+        return self
+
+    def raise_for_status(self):
+        if self.path is None:
+            raise OSError("nothing may be downloaded")
+
+    async def read(self):
+        return pathlib.Path(self.path).read_bytes()
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        return None
+
+    def __await__(self):
+        yield from ()
+        return self
+
+
+async def geo(redis, folder, served):
+    """A manager of the country database, new to this process; it may download the file `served`, or nothing."""
+    path = pathlib.Path(folder) / "country_asn.mmdb"
+    ipinfo_handler.IPInfoManager._instance = None
+    manager = ipinfo_handler.IPInfoManager(token="interop-token", db_path=path, max_age=86400)
+    ipinfo_handler.aiohttp = SimpleNamespace(ClientSession=Download(served), ClientTimeout=lambda **_: None, ClientError=OSError)
+    await manager.initialize_redis(redis)
+    await manager.initialize()
+    return True if served else manager
 
 
 async def answer(parts, command):
@@ -79,6 +121,11 @@ async def answer(parts, command):
         case "cloud_get":
             found = await cloud.get(command["provider"])
             return None if found is None else sorted(found)
+        case "geo_fetch":
+            return await geo(redis, command["folder"], command["served"])
+        case "geo_country":
+            found = await geo(redis, command["folder"], None)
+            return found.get_country(command["ip"]) if found.is_initialized else None
         case "pattern_add":
             return await sus_patterns_handler.add_pattern(command["pattern"], custom=True)
         case "patterns":

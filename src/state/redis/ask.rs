@@ -72,7 +72,8 @@ impl Redis {
         let watched = inquiry.watches.iter().map(|watch| self.keys.track(watch.track));
         let all: Vec<String> =
             inquiry.ban.map(str::to_owned).into_iter().chain(keys).chain(rules).chain(watched).collect();
-        let (until, _, counts, rules, watched) = self.ask_script(&all, &arguments, (inquiry.rules, inquiry.watches)).await?;
+        let (until, _, counts, rules, watched) =
+            self.ask_script(&all, &arguments, (inquiry.rules, inquiry.watches)).await?;
         let is_refused = !inquiry.onward && (until.is_some() || exceeds(inquiry.limits, &counts));
         Ok(Told {
             until: read_until(until)?,

@@ -94,4 +94,9 @@ impl Redis {
     pub async fn set_rules_snapshot(&self, snapshot: &RulesSnapshot) -> Result<(), StateError> {
         self.set(RULES.0, RULES.1, &snapshot.text(), None).await
     }
+
+    /// Keeps no dynamic rules for the next start of any participant.
+    pub async fn clear_rules_snapshot(&self) -> Result<(), StateError> {
+        self.delete(RULES.0, RULES.1).await.map(drop)
+    }
 }
