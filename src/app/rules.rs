@@ -188,8 +188,8 @@ pub struct Follower {
     active: Option<Arc<Checked>>,
     /// What was read last, so that nothing is judged twice.
     seen: Option<Vec<u8>>,
-    /// The snapshot under which a document was refused: under another one it may do.
-    refused_under: Option<u64>,
+    /// Times that the configuration was loaded again. Then the source is asked at once, and judged anew.
+    reloads: u64,
     client: Option<Client>,
     known: Validators,
     install_id: Option<String>,
@@ -210,7 +210,7 @@ impl Follower {
             source: Source::default(),
             active: None,
             seen: None,
-            refused_under: None,
+            reloads: 0,
             client: None,
             known: Validators::default(),
             install_id: None,
@@ -270,8 +270,9 @@ impl Follower {
     async fn step(&mut self) {
         let snapshot = self.live.snapshot();
         let config = Arc::clone(&snapshot.config);
-        if self.refused_under.is_some_and(|version| version != snapshot.version) {
-            (self.refused_under, self.seen, self.known) = (None, None, Validators::default());
+        let reloads = self.live.status().succeeded;
+        if reloads != self.reloads {
+            (self.reloads, self.seen, self.known, self.due) = (reloads, None, Validators::default(), Instant::now());
         }
         if self.active.as_ref().is_some_and(|rules| rules.has_expired(clock::now())) {
             self.withdraw("they have expired").await;
@@ -414,7 +415,6 @@ impl Follower {
         (self.tell)(News::Received(document, previous));
         if let Err(refusal) = self.mailbox.change(Change::Rules(Some(Arc::clone(&rules)))).await {
             self.refuse(&BadDocument(refusal.0));
-            self.refused_under = Some(self.live.snapshot().version);
             return false;
         }
         let banned = self.sentence(&rules).await;

@@ -238,11 +238,18 @@ async fn many_clients_of_both_sides_pass_exactly_their_limits() {
         });
     }
     let theirs = {
-        let command = json!({"op": "hits", "ips": *clients, "times": 1, "limit": 1, "window": 600});
+        // From the other end, so that each side is first with some.
+        let reversed: Vec<&String> = clients.iter().rev().collect();
+        let command = json!({"op": "hits", "ips": reversed, "times": 1, "limit": 1, "window": 600});
         tokio::task::spawn_blocking(move || python.ask(command)).await.unwrap()
     };
-    let mut passed: Vec<usize> =
-        theirs.as_array().unwrap().iter().map(|count| usize::try_from(count.as_u64().unwrap()).unwrap()).collect();
+    let mut passed: Vec<usize> = theirs
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .map(|count| usize::try_from(count.as_u64().unwrap()).unwrap())
+        .collect();
     let theirs: usize = passed.iter().sum();
     for (at, count) in tasks.join_all().await.into_iter().flatten() {
         passed[at] += count;

@@ -1,6 +1,10 @@
 //! Dynamic rules at a running service: what a document does, what ends it, and what survives.
 
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -227,4 +231,138 @@ async fn snapshots_of_guard_core_and_of_the_service_are_taken_by_the_other() {
     let replica = desk.replica(&server).await;
     assert_eq!(in_force(&replica), Value::Null);
     assert_eq!(python.ask(json!({"op": "rules_read"})), Value::Null);
+}
+
+/// A control plane that gives scripted answers to `GET /api/v1/rules`, the last one again and again, and notes what it was
+/// asked. Everything else that an agent sends is taken.
+struct ControlPlane {
+    port: u16,
+    script: Arc<Mutex<VecDeque<String>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl ControlPlane {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (script, asked) = (Arc::new(Mutex::new(VecDeque::new())), Arc::new(Mutex::new(Vec::new())));
+        let (own_script, own_asked) = (Arc::clone(&script), Arc::clone(&asked));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // Whoever breaks the connection sees it.
+                drop(Self::answer(stream, &own_script, &own_asked));
+            }
+        });
+        Self { port, script, asked }
+    }
+
+    fn answer(stream: TcpStream, script: &Mutex<VecDeque<String>>, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let (mut head, mut length) = (String::new(), 0);
+        loop {
+            let start = head.len();
+            reader.read_line(&mut head)?;
+            let line = head[start..].trim_end().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            length = line.strip_prefix("content-length: ").and_then(|text| text.parse().ok()).unwrap_or(length);
+        }
+        reader.read_exact(&mut vec![0; length])?;
+        let mut stream = stream;
+        if !head.starts_with("GET /api/v1/rules ") {
+            return write!(stream, "{}", reply(200, "", r#"{"success": true}"#));
+        }
+        asked.lock().unwrap().push(head);
+        let mut script = script.lock().unwrap();
+        let answer = if 1 < script.len() { script.pop_front() } else { script.front().cloned() };
+        write!(stream, "{}", answer.unwrap_or_else(|| reply(200, "", "{}")))
+    }
+
+    /// The next answers.
+    fn say(&self, answers: &[String]) {
+        *self.script.lock().unwrap() = answers.iter().cloned().collect();
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn reply(status: u16, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn a_control_plane_is_asked_as_the_protocol_says() {
+    const KEY_TEXT: &str = "planted-api-key-4711";
+    let (server, desk, plane) = (Server::start(&[]), Desk::new(), ControlPlane::start());
+    plane.say(&[
+        reply(500, "", "{}"),
+        reply(200, "", "no JSON"),
+        reply(429, "retry-after: 1\r\n", "{}"),
+        reply(302, "location: /elsewhere\r\n", ""),
+        reply(200, "", "{}"),
+    ]);
+    let security = format!(
+        "rate_limit: 1000\nenable_agent: true\nagent_api_key: {KEY_TEXT}\nagent_endpoint: http://127.0.0.1:{}/api/v1/\n\
+         agent_project_id: shop\nagent_install_id: 11111111-2222-4333-8444-555555555555\nagent_backoff_factor: 0.01\n\
+         enable_dynamic_rules: true\ndynamic_rule_interval: 60\ndynamic_rules_cache_path: {}",
+        plane.port,
+        desk.cache().display()
+    );
+    let replica = Replica::start(&server, &security, "").await;
+    eventually("what failed is asked again, until there is an answer", || plane.asked().len() == 5);
+    soon(&replica, "an answer without rules is an answer", |rules, status| {
+        rules.is_null() && status["error"] == "" && status["failures"] == 4 && status["source"] == "poll"
+    });
+    for head in plane.asked() {
+        let mut lines: Vec<String> = head.trim_end().lines().map(str::to_ascii_lowercase).collect();
+        lines.sort_unstable();
+        let expected = [
+            "accept-encoding: ",
+            "accept: */*",
+            "content-type: application/json",
+            "get /api/v1/rules http/1.1",
+            &format!("host: 127.0.0.1:{}", plane.port),
+            "user-agent: guard-agent/3.2.4",
+            "x-agent-install-id: 11111111-2222-4333-8444-555555555555",
+            &format!("x-api-key: {KEY_TEXT}"),
+            "x-project-id: shop",
+        ];
+        assert_eq!(lines.len(), expected.len(), "{head}");
+        assert!(lines.iter().zip(expected).all(|(line, expected)| line.starts_with(expected)), "{head}");
+    }
+    // Loading the configuration again asks at once; so this is what any poll brings.
+    let ask = |answer: String| {
+        let before = plane.asked().len();
+        plane.say(&[answer]);
+        replica.process.signal("HUP");
+        eventually("it asks", || before < plane.asked().len());
+    };
+    assert_eq!(replica.check("198.18.0.1", "/").await, 200);
+    ask(reply(
+        200,
+        "etag: \"v1\"\r\n",
+        r#"{"rule_id": "r", "emergency_mode": true, "emergency_whitelist": ["198.18.9.9"]}"#,
+    ));
+    soon(&replica, "lockdown with the first answer that says so", |rules, _| rules["emergency_mode"] == true);
+    assert_eq!(replica.check("198.18.0.1", "/").await, 503);
+    assert_eq!(replica.check("198.18.9.9", "/").await, 200);
+    for nothing in ["{}", "null"] {
+        ask(reply(200, "", nothing));
+    }
+    ask(reply(200, "", r#"{"rule_id": "r", "version": 2, "ip_ban_duration": 0}"#));
+    soon(&replica, "a bad document is refused", |_, status| status["refused"] == 1);
+    ask(reply(401, "", ""));
+    soon(&replica, "and so is our key", |_, status| status["error"].as_str().unwrap().contains("status 401"));
+    assert_eq!(replica.check("198.18.0.1", "/").await, 503, "none of this ends a lockdown");
+    ask(reply(200, "", r#"{"rule_id": "r", "version": 3, "message": "over"}"#));
+    soon_version(&replica, 3);
+    assert_eq!(replica.check("198.18.0.1", "/").await, 200);
+    let told = format!("{}{}{}", replica.process.log(), replica.page("/config"), replica.page("/readyz"));
+    assert!(!told.contains(KEY_TEXT), "{told}");
 }
