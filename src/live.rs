@@ -95,13 +95,16 @@ impl Live {
         self.current.store(Arc::new(snapshot));
     }
 
-    /// Replaces the snapshot, or keeps it and notes why. To be called by one task only.
-    pub fn replace(&self, attempt: Result<Snapshot, String>, now: Timestamp) {
+    /// Replaces the snapshot, or keeps it and notes why; a change that succeeded may need no other one. To be called by
+    /// one task only.
+    pub fn replace(&self, attempt: Result<Option<Snapshot>, String>, now: Timestamp) {
         let mut status = ReloadStatus::clone(&self.status.load());
         status.at = now.0;
         match attempt {
             Ok(snapshot) => {
-                self.current.store(Arc::new(snapshot));
+                if let Some(snapshot) = snapshot {
+                    self.current.store(Arc::new(snapshot));
+                }
                 status.succeeded += 1;
                 status.error.clear();
             }

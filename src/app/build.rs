@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::{fmt, fs, io};
 
 use crate::app::databases::{Databases, Environment};
+use crate::clock;
 use crate::config::errors::Notice;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::detect::rows::PatternFile;
@@ -13,6 +14,7 @@ use crate::engine::policy::{Feeds, Policy};
 use crate::feeds;
 use crate::feeds::rules::Checked;
 use crate::live::{Notices, Ruling, Snapshot};
+use crate::server::gate::Credentials;
 use crate::state::formats::Rules;
 
 /// Everything that is wrong with a configuration, one mistake a line, each under its key.
@@ -34,6 +36,8 @@ pub struct Inputs {
     pub feeds: Arc<Feeds>,
     /// Dynamic rules that lie over the configuration.
     pub rules: Option<Arc<Checked>>,
+    /// Certificates and keys of our listeners, and the token of operators.
+    pub credentials: Credentials,
 }
 
 impl Inputs {
@@ -45,8 +49,9 @@ impl Inputs {
         if !files.errors.is_empty() {
             return Err(refusal(&loaded, files.errors.iter().map(|error| (&*error.key, &*error.message))));
         }
+        let credentials = credentials(&loaded)?;
         let feeds = Feeds { countries: files.countries, cloud: files.cloud, credentials: files.credentials };
-        Ok(Self { loaded: Arc::new(loaded), feeds: Arc::new(feeds), rules: None })
+        Ok(Self { loaded: Arc::new(loaded), feeds: Arc::new(feeds), rules: None, credentials })
     }
 
     /// Compiles a snapshot. May take a second: not for a thread that serves requests. What did not change since
@@ -95,6 +100,12 @@ impl Inputs {
             ruling,
         })
     }
+}
+
+/// Reads the certificates, keys and tokens of our own that a configuration names.
+pub fn credentials(loaded: &Loaded) -> Result<Credentials, Refusal> {
+    let credentials = Credentials::read(&loaded.config, clock::now());
+    credentials.map_err(|errors| refusal(loaded, errors.iter().map(|error| (&*error.key, &*error.message))))
 }
 
 /// Reads and compiles in one go, for commands that need it once.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::app::build::{Inputs, Refusal};
+use crate::app::build::{self, Inputs, Refusal};
 use crate::clock;
-use crate::config::Sources;
+use crate::config::{Config, Sources};
 use crate::feeds::rules::Checked;
 use crate::live::{Live, Snapshot};
+use crate::server::gate::Gate;
 use crate::state;
 
 /// Changes that wait at once; whoever brings another one waits.
@@ -22,15 +23,23 @@ pub enum Change {
     Config,
     /// Lay these dynamic rules over the configuration, in the place of any before; none leave it as it is.
     Rules(Option<Arc<Checked>>),
+    /// Read the certificates, keys and tokens again that the configuration names. The snapshot stays.
+    Credentials,
 }
 
 impl Change {
     /// The inputs after this change.
-    fn fold(self, inputs: &Inputs, sources: &Sources) -> Result<Inputs, Refusal> {
+    fn fold(&self, inputs: &Inputs, sources: &Sources) -> Result<Inputs, Refusal> {
         match self {
             Self::Config => Ok(Inputs { rules: inputs.rules.clone(), ..Inputs::read(sources)? }),
-            Self::Rules(rules) => Ok(Inputs { rules, ..inputs.clone() }),
+            Self::Rules(rules) => Ok(Inputs { rules: rules.clone(), ..inputs.clone() }),
+            Self::Credentials => Ok(Inputs { credentials: build::credentials(&inputs.loaded)?, ..inputs.clone() }),
         }
+    }
+
+    /// True when there is something to compile.
+    const fn is_policy(&self) -> bool {
+        !matches!(self, Self::Credentials)
     }
 }
 
@@ -63,15 +72,16 @@ pub struct Keeper {
     sources: Sources,
     inputs: Inputs,
     live: Arc<Live>,
+    gate: Arc<Gate>,
     orders: mpsc::Receiver<Order>,
 }
 
 impl Keeper {
-    /// A keeper of what `live` was compiled from, and its mailbox.
+    /// A keeper of what `live` was compiled from and `gate` was read from, and its mailbox.
     #[must_use]
-    pub fn new(sources: Sources, inputs: Inputs, live: Arc<Live>) -> (Self, Mailbox) {
+    pub fn new(sources: Sources, inputs: Inputs, live: Arc<Live>, gate: Arc<Gate>) -> (Self, Mailbox) {
         let (sender, orders) = mpsc::channel(CHANGES_MAX);
-        (Self { sources, inputs, live, orders }, Mailbox(sender))
+        (Self { sources, inputs, live, gate, orders }, Mailbox(sender))
     }
 
     /// Makes changes one after another, until no mailbox is left.
@@ -89,19 +99,25 @@ impl Keeper {
         let is_config = matches!(change, Change::Config);
         let built = tokio::task::spawn_blocking(move || {
             let inputs = change.fold(&inputs, &sources)?;
-            let snapshot = inputs.compile(Some(&previous))?;
+            let snapshot = change.is_policy().then(|| inputs.compile(Some(&previous))).transpose()?;
             Ok((inputs, snapshot))
         });
         let built = built.await.unwrap_or_else(|error| Err(Refusal(vec![error.to_string()])));
         match built {
             Ok((inputs, snapshot)) => {
-                let version = snapshot.version;
+                let version = snapshot.as_ref().map_or(old.version, |snapshot| snapshot.version);
+                self.gate.exchange(inputs.credentials.clone());
                 self.inputs = inputs;
-                if is_config {
-                    tell(&snapshot, &old);
-                    self.live.replace(Ok(snapshot), clock::now());
-                } else {
-                    self.live.exchange(snapshot);
+                match snapshot {
+                    Some(snapshot) if is_config => {
+                        tell(&snapshot, &old);
+                        self.live.replace(Ok(Some(snapshot)), clock::now());
+                    }
+                    Some(snapshot) => self.live.exchange(snapshot),
+                    None => {
+                        tracing::info!("certificates and tokens loaded");
+                        self.live.replace(Ok(None), clock::now());
+                    }
                 }
                 Ok(version)
             }
@@ -120,12 +136,22 @@ impl Keeper {
 fn tell(new: &Snapshot, old: &Snapshot) {
     tracing::info!(version = new.version, config = new.hash, "configuration loaded");
     remark(new);
-    if new.config.listeners != old.config.listeners || new.config.admin != old.config.admin {
-        tracing::warn!("changes to listeners and admin take effect with the next start");
+    if has_other_doors(&new.config, &old.config) {
+        tracing::warn!("changes to addresses, sockets and workers take effect with the next start");
     }
     if !state::is_same_backend(&new.config, &old.config) {
         tracing::warn!("changes to redis and limits of state take effect with the next start");
     }
+}
+
+/// True when listeners would have to be opened anew. Certificates and tokens are exchanged while they are open.
+fn has_other_doors(new: &Config, old: &Config) -> bool {
+    let doors = |config: &Config| {
+        let (listeners, admin) = (&config.listeners, &config.admin);
+        let grpc = (listeners.grpc, listeners.unix.clone(), listeners.unix_mode.clone(), listeners.workers);
+        (grpc, (admin.address, admin.unix.clone(), admin.unix_mode.clone()))
+    };
+    doors(new) != doors(old)
 }
 
 /// Says what stands out in a configuration.

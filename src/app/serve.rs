@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -26,7 +25,8 @@ use crate::grpc::desk::Desk;
 use crate::grpc::proc::{self, Proc};
 use crate::grpc::repeat::Repeats;
 use crate::live::{Live, Ruling, Snapshot};
-use crate::server::admin::{self, Report};
+use crate::server::admin::{self, Doors, Report};
+use crate::server::gate::Gate;
 use crate::server::listen::{ListenError, Listeners};
 use crate::server::service::Services;
 use crate::server::worker::{Limits, Worker};
@@ -45,9 +45,6 @@ pub enum ServeError {
     /// A listener cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The admin port cannot be opened.
-    #[error("admin.address: cannot listen on {0}: {1}")]
-    Admin(std::net::SocketAddr, #[source] io::Error),
     /// The process lacks something.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
@@ -74,6 +71,7 @@ struct House {
     state: Arc<Backend>,
     repeats: Arc<Repeats>,
     rules: Arc<rules::Board>,
+    gate: Arc<Gate>,
     draining: AtomicBool,
 }
 
@@ -81,35 +79,33 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     let (inputs, snapshot) = first;
     let state = Backend::new(&snapshot.config).map_err(|error| ServeError::Config(Refusal(vec![error.to_string()])))?;
     let live = Live::new(snapshot);
+    let gate = Gate::new(inputs.credentials.clone());
     let house = Arc::new(House {
         live: Arc::clone(&live),
         state: Arc::new(state),
         repeats: Arc::default(),
         rules: Arc::default(),
+        gate: Arc::clone(&gate),
         draining: AtomicBool::new(false),
     });
     let first = live.snapshot();
     let config = &first.config;
     remark(&first);
 
-    let listeners = Listeners::open(&config.listeners).await?;
+    let listeners = Listeners::open(&config.listeners, Arc::clone(&gate.grpc)).await?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
     let (health, routes) = common_services().await?;
     let (stop, stopped) = watch::channel(false);
     let (end, ended) = watch::channel(false);
-    let admin = match config.admin.address {
-        Some(address) => Some(open_admin(address).await?),
-        None => None,
-    };
-    let admin = admin.map(|listener| {
-        let pages = admin::pages(Arc::clone(&house), Arc::clone(&metrics));
-        tokio::spawn(admin::serve(listener, pages, ended))
+    let admin = Doors::open(&config.admin, Arc::clone(&gate)).await?.map(|doors| {
+        let pages = admin::pages(Arc::clone(&house), Arc::clone(&metrics), Arc::clone(&gate));
+        tokio::spawn(admin::serve(doors, pages, ended))
     });
     let kept = Arc::clone(&house.state);
     let maintenance = tokio::spawn(async move { kept.maintain(clock::now).await });
     let (shared, custom) = (Arc::clone(&house.state), Arc::clone(first.policy.detector.custom()));
     let following = tokio::spawn(async move { patterns::follow(&*shared, &custom).await });
-    let (keeper, mailbox) = Keeper::new(sources, inputs, Arc::clone(&live));
+    let (keeper, mailbox) = Keeper::new(sources, inputs, Arc::clone(&live), gate);
     let keeping = tokio::spawn(keeper.run());
     let mut follower = Follower::new(
         (Arc::clone(&house.state), Arc::clone(&live)),
@@ -155,13 +151,6 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     }
     tracing::info!("stopped");
     drained.map_err(|error| ServeError::Io(io::Error::other(error)))
-}
-
-async fn open_admin(address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "the admin port can be reached from outside this machine");
-    }
-    TcpListener::bind(address).await.map_err(|error| ServeError::Admin(address, error))
 }
 
 /// Health and reflection, and the reporter that changes health.
@@ -326,6 +315,7 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
             snapshot.ruling.as_ref(),
             snapshot.config.security.emergency_mode,
         ));
+        samples.extend(count_tls(&house.gate));
         samples.extend(count_redis(&house.state));
         let family = |name: &str| Some(("family", name.to_owned()));
         let sizes = house.state.sizes().families();
@@ -368,6 +358,32 @@ fn count_rules(status: &RulesStatus, ruling: Option<&Ruling>, is_lockdown: bool)
         ),
         gauge("emergency_mode", "1 while only the emergency whitelist passes", u64::from(is_lockdown)),
     ]
+}
+
+/// Handshakes by their ends, and when our certificates end; nothing without TLS.
+fn count_tls(gate: &Gate) -> Vec<Sample> {
+    let ports = [
+        (&gate.grpc, "tls_handshakes", "tls_certificate_expires"),
+        (&gate.admin, "admin_tls_handshakes", "admin_tls_certificate_expires"),
+    ];
+    let mut samples = Vec::new();
+    for (tls, handshakes, expires) in ports {
+        samples.extend(tls.ends().filter(|(_, count)| *count != 0).map(|(end, value)| Sample {
+            name: handshakes,
+            help: "TLS handshakes by how they ended",
+            is_counter: true,
+            label: Some(("end", end.to_owned())),
+            value,
+        }));
+        samples.extend(tls.terms().map(|terms| Sample {
+            name: expires,
+            help: "When the certificate ends, in seconds since the epoch",
+            is_counter: false,
+            label: None,
+            value: terms.expires.0 as u64,
+        }));
+    }
+    samples
 }
 
 /// What happened between this process and Redis; nothing without Redis.

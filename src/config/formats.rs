@@ -94,6 +94,7 @@ formats! {
     Url = "url", "a URL that starts with http:// or https://", url;
     Socket = "socket", "an IP address with a port, such as `127.0.0.1:50051`", socket;
     FileMode = "file-mode", "a file mode in octal digits, such as `0660`", file_mode;
+    PeerName = "peer-name", "a DNS name, `*.example.com`, an address, a URI, or `spiffe://trust-domain/*`", peer_name;
     NonBlank = "non-blank", "a text that is not blank", non_blank;
     LogFilter = "log-filter", "a filter such as `info,envoy_guard=debug`", non_blank;
     @ keys:
@@ -344,6 +345,13 @@ fn socket(text: &str) -> Opinion {
 fn file_mode(text: &str) -> Opinion {
     let good = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     if good { Good } else { Bad(format!("`{}` is not a file mode of three or four octal digits", brief(text))) }
+}
+
+fn peer_name(text: &str) -> Opinion {
+    match text.parse::<crate::config::tls::PeerName>() {
+        Ok(_) => Good,
+        Err(error) => Bad(format!("`{}` {error}", brief(text))),
+    }
 }
 
 /// Never quotes the text: it is a credential's hash.

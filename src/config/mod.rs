@@ -23,6 +23,7 @@ pub mod report;
 pub mod routes;
 pub mod security;
 pub mod server;
+pub mod tls;
 pub mod values;
 
 use std::fmt;

@@ -7,7 +7,7 @@ use crate::config::formats;
 use crate::config::schema;
 
 /// Definitions that get a table of their own below the sections, in this order.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "RouteMatch",
     "TimeRestriction",
     "Exclusion",
@@ -20,6 +20,7 @@ const PARTS: [&str; 12] = [
     "Hook",
     "LimitRule",
     "RedisTls",
+    "ServerTls",
 ];
 
 /// One section of the reference: its name in the markers, and its text.

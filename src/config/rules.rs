@@ -9,6 +9,7 @@ use crate::config::values::{BehaviorKind, BehaviorRule, SecurityHeaders};
 mod limits;
 mod redis;
 mod routes;
+mod server;
 
 /// Seconds of a year: what preloading of HSTS needs.
 const YEAR: u64 = 31_536_000;
@@ -24,7 +25,7 @@ pub(crate) fn apply(config: &mut Config, out: &mut Findings) {
     behavior("security.global_behavior_rules", &security.global_behavior_rules, security, out);
     detection(config, out);
     routes::apply(config, out);
-    listeners(config, out);
+    server::apply(config, out);
     rule_sources(config, out);
     redis::apply(config, out);
     limits::apply(config, out);
@@ -173,14 +174,4 @@ fn detection(config: &Config, out: &mut Findings) {
         out.warn("security.enabled_detection_categories", "is empty, so detection finds nothing");
     }
     routes::exclusions("detection.exclusions", &config.detection.exclusions, out);
-}
-
-fn listeners(config: &Config, out: &mut Findings) {
-    if config.listeners.grpc.is_none() && config.listeners.unix.is_none() {
-        let fields = ["listeners.grpc", "listeners.unix"];
-        conflict(&fields, "grpc and unix are both null, so Envoy finds us nowhere", out);
-    }
-    if config.listeners.grpc.is_some() && config.listeners.grpc == config.admin.address {
-        conflict(&["admin.address", "listeners.grpc"], "is the address of listeners.grpc", out);
-    }
 }

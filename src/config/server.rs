@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::formats;
+use crate::config::tls::ServerTls;
+use crate::config::values::Secret;
 use crate::model::time::Window;
 
 /// `listeners:`: where Envoy finds us.
@@ -22,6 +24,8 @@ pub struct ListenersConfig {
     /// Mode of the socket file, in octal.
     #[schemars(with = "formats::FileMode")]
     pub unix_mode: String,
+    /// TLS on the TCP address; without it whoever reaches the address is answered. A Unix socket has its mode.
+    pub tls: Option<ServerTls>,
     /// Request threads; 0 means one per core.
     #[schemars(range(min = 0, max = 1024))]
     pub workers: u16,
@@ -33,6 +37,7 @@ impl Default for ListenersConfig {
             grpc: Some(SocketAddr::from(([127, 0, 0, 1], 50051))),
             unix: None,
             unix_mode: "0660".to_owned(),
+            tls: None,
             workers: 0,
         }
     }
@@ -95,14 +100,36 @@ impl Default for LimitsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Address; null turns it off.
+    /// Address; null turns it off. On one that is not loopback only `/healthz`, `/readyz` and `/metrics` answer without
+    /// a token or a client certificate.
     #[schemars(with = "Option<formats::Socket>")]
     pub address: Option<SocketAddr>,
+    /// Unix socket with the same pages; whoever may write to it needs no token.
+    #[schemars(with = "Option<formats::NonBlank>")]
+    pub unix: Option<PathBuf>,
+    /// Mode of the socket file, in octal.
+    #[schemars(with = "formats::FileMode")]
+    pub unix_mode: String,
+    /// TLS on the address.
+    pub tls: Option<ServerTls>,
+    /// Token of operators, sent as `Authorization: Bearer TOKEN`; at least 16 characters. Better in the variable
+    /// `ENVOY_GUARD_ADMIN__TOKEN` or in a file.
+    pub token: Option<Secret>,
+    /// File that holds the token, as secrets are mounted; one newline at its end is left out.
+    #[schemars(with = "Option<formats::NonBlank>")]
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 8081))) }
+        Self {
+            address: Some(SocketAddr::from(([127, 0, 0, 1], 8081))),
+            unix: None,
+            unix_mode: "0600".to_owned(),
+            tls: None,
+            token: None,
+            token_file: None,
+        }
     }
 }
 

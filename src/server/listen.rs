@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
+use crate::config::server::ListenersConfig;
+use crate::server::tls::Tls;
 use crate::server::worker::{Accepted, Socket, Worker};
 
 /// Pause after accepting failed for want of file descriptors, so that the loop does not spin.
@@ -20,22 +22,44 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// The TCP address.
-    #[error("listeners.grpc: cannot listen on {0}: {1}")]
-    Tcp(SocketAddr, #[source] io::Error),
-    /// The socket file.
-    #[error("listeners.unix: cannot listen on {0}: {1}")]
-    Unix(PathBuf, #[source] io::Error),
-    /// The mode is no octal number.
-    #[error("listeners.unix_mode: `{0}` is no file mode in octal")]
-    Mode(String),
+    /// The TCP address of a setting.
+    #[error("{0}: cannot listen on {1}: {2}")]
+    Tcp(&'static str, SocketAddr, #[source] io::Error),
+    /// The socket file of a setting.
+    #[error("{0}: cannot listen on {1}: {2}")]
+    Unix(&'static str, PathBuf, #[source] io::Error),
+    /// The mode beside it is no octal number.
+    #[error("{0}_mode: `{1}` is no file mode in octal")]
+    Mode(&'static str, String),
 }
 
 /// The open listeners. Bound before anything else starts, so that a taken address is an error at start.
 #[derive(Debug)]
 pub struct Listeners {
     tcp: Option<TcpListener>,
-    unix: Option<(UnixListener, SocketFile)>,
+    unix: Option<UnixDoor>,
+    tls: Arc<Tls>,
+}
+
+/// A Unix listener and its file.
+#[derive(Debug)]
+pub(in crate::server) struct UnixDoor {
+    listener: UnixListener,
+    _file: SocketFile,
+}
+
+impl UnixDoor {
+    /// Opens the socket that the setting `key` names, with the mode of the setting beside it.
+    pub(in crate::server) fn open(key: &'static str, path: &Path, mode: &str) -> Result<Self, ListenError> {
+        let bits = u32::from_str_radix(mode, 8).map_err(|_| ListenError::Mode(key, mode.to_owned()))?;
+        let opened = open_unix(path, bits).map_err(|error| ListenError::Unix(key, path.to_owned(), error))?;
+        Ok(Self { listener: opened.0, _file: opened.1 })
+    }
+
+    /// The next connection.
+    pub(in crate::server) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
+        self.listener.accept().await.map(|(socket, _)| socket)
+    }
 }
 
 /// A socket file, removed with its listener.
@@ -50,21 +74,11 @@ impl Drop for SocketFile {
 }
 
 impl Listeners {
-    /// Opens what the configuration asks for. Must run inside a runtime.
-    pub async fn open(config: &crate::config::server::ListenersConfig) -> Result<Self, ListenError> {
-        let tcp = match config.grpc {
-            Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ListenError::Tcp(address, error))?),
-            None => None,
-        };
-        let unix = match &config.unix {
-            Some(path) => {
-                let mode = u32::from_str_radix(&config.unix_mode, 8)
-                    .map_err(|_| ListenError::Mode(config.unix_mode.clone()))?;
-                Some(open_unix(path, mode).map_err(|error| ListenError::Unix(path.clone(), error))?)
-            }
-            None => None,
-        };
-        Ok(Self { tcp, unix })
+    /// Opens what the configuration asks for; connections over TCP do the handshake of `tls`. Must run inside a runtime.
+    pub async fn open(config: &ListenersConfig, tls: Arc<Tls>) -> Result<Self, ListenError> {
+        let tcp = open_tcp("listeners.grpc", config.grpc).await?;
+        let unix = config.unix.as_ref().map(|path| UnixDoor::open("listeners.unix", path, &config.unix_mode));
+        Ok(Self { tcp, unix: unix.transpose()?, tls })
     }
 
     /// The TCP address that was bound; tells the port when the configuration asked for port 0.
@@ -84,8 +98,8 @@ impl Listeners {
             };
             let Ok(permit) = permit else { return };
             let socket = tokio::select! {
-                socket = accept_tcp(self.tcp.as_ref()) => socket,
-                socket = accept_unix(self.unix.as_ref().map(|(listener, _)| listener)) => socket,
+                socket = accept_tcp(self.tcp.as_ref(), &self.tls) => socket,
+                socket = accept_unix(self.unix.as_ref()) => socket,
                 _ = stop.wait_for(|stopped| *stopped) => return,
             };
             match socket {
@@ -103,18 +117,26 @@ impl Listeners {
     }
 }
 
-async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<Socket> {
+/// Binds the address of the setting `key`, if there is one.
+pub(in crate::server) async fn open_tcp(
+    key: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<TcpListener>, ListenError> {
+    let Some(address) = address else { return Ok(None) };
+    TcpListener::bind(address).await.map(Some).map_err(|error| ListenError::Tcp(key, address, error))
+}
+
+async fn accept_tcp(listener: Option<&TcpListener>, tls: &Arc<Tls>) -> io::Result<Socket> {
     let Some(listener) = listener else { return std::future::pending().await };
     let (socket, _) = listener.accept().await?;
     // Answers are small and awaited: they must not wait for more data.
     socket.set_nodelay(true)?;
-    socket.into_std().map(Socket::Tcp)
+    Ok(Socket::Tcp(socket.into_std()?, Arc::clone(tls)))
 }
 
-async fn accept_unix(listener: Option<&UnixListener>) -> io::Result<Socket> {
-    let Some(listener) = listener else { return std::future::pending().await };
-    let (socket, _) = listener.accept().await?;
-    socket.into_std().map(Socket::Unix)
+async fn accept_unix(door: Option<&UnixDoor>) -> io::Result<Socket> {
+    let Some(door) = door else { return std::future::pending().await };
+    door.accept().await?.into_std().map(Socket::Unix)
 }
 
 /// Binds a socket file. One that a dead process left behind is replaced; one that answers, or a file of another kind,

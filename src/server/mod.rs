@@ -5,7 +5,11 @@
 //! every connection to the worker that has the fewest, and a connection stays with its worker: no work stealing, no
 //! shared reference counts on the request path.
 
+pub mod access;
 pub mod admin;
+pub mod gate;
 pub mod listen;
+pub mod problem;
 pub mod service;
+pub mod tls;
 pub mod worker;

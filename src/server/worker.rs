@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::config::server::LimitsConfig;
 use crate::server::service::Answer;
+use crate::server::tls::{Secured, Tls};
 
 /// Connections that wait to be taken over by a worker.
 const HANDOVER_MAX: usize = 64;
@@ -36,8 +37,8 @@ const CALL_HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// A connection on its way to a worker, out of its acceptor's runtime.
 #[derive(Debug)]
 pub enum Socket {
-    /// From the TCP listener.
-    Tcp(std::net::TcpStream),
+    /// From the TCP listener, before its handshake.
+    Tcp(std::net::TcpStream, Arc<Tls>),
     /// From the Unix listener.
     Unix(std::os::unix::net::UnixStream),
 }
@@ -156,11 +157,7 @@ async fn run<F, R>(
                 tasks.spawn_local(async move {
                     let _guard = guard;
                     match accepted.socket {
-                        Socket::Tcp(socket) => {
-                            if let Ok(socket) = tokio::net::TcpStream::from_std(socket) {
-                                serve(socket, limits, stop, answer).await;
-                            }
-                        }
+                        Socket::Tcp(socket, tls) => serve_tcp(socket, &tls, (limits, stop), answer).await,
                         Socket::Unix(socket) => {
                             if let Ok(socket) = tokio::net::UnixStream::from_std(socket) {
                                 serve(socket, limits, stop, answer).await;
@@ -177,6 +174,25 @@ async fn run<F, R>(
     let drained = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(limits.drain, drained).await.is_err() {
         tracing::warn!(connections = tasks.len(), "connections did not drain in time and are cut");
+    }
+}
+
+/// Serves a connection once its handshake is done.
+async fn serve_tcp<F, R>(
+    socket: std::net::TcpStream,
+    tls: &Tls,
+    (limits, stop): (Limits, watch::Receiver<bool>),
+    answer: F,
+) where
+    F: Fn(Request<Incoming>) -> R + 'static,
+    R: Future<Output = Result<Response<Answer>, Infallible>> + 'static,
+{
+    let Ok(socket) = tokio::net::TcpStream::from_std(socket) else { return };
+    let peer = socket.peer_addr().map(|address| address.ip()).ok();
+    match tls.secure(socket, peer).await {
+        Some(Secured::Plain(socket)) => serve(socket, limits, stop, answer).await,
+        Some(Secured::Tls(stream)) => serve(*stream, limits, stop, answer).await,
+        None => {}
     }
 }
 

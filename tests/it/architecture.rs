@@ -19,7 +19,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("live", &["model", "config", "engine"]),
     ("telemetry", &["model", "config", "request", "net"]),
     ("grpc", &["model", "request", "engine", "session", "state", "clock", "live", "telemetry"]),
-    ("server", &["config", "state", "grpc", "telemetry"]),
+    ("server", &["model", "config", "state", "clock", "grpc", "telemetry"]),
     (
         "app",
         &[
@@ -53,8 +53,10 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hyperscan", &["detect/automaton.rs"]),
     ("deadpool_redis", &["state/redis"]),
     ("deadpool", &["state/redis/link.rs"]),
-    ("rustls", &["state/redis/link.rs", "net/client.rs"]),
+    ("rustls", &["state/redis/link.rs", "net/client.rs", "server/tls.rs"]),
     ("reqwest", &["net/client.rs"]),
+    ("tokio_rustls", &["server/tls.rs"]),
+    ("x509_parser", &["server/tls.rs"]),
     ("figment", &["config/"]),
     ("cel", &["engine/expression"]),
     ("prometheus_client", &["telemetry/"]),
