@@ -370,6 +370,7 @@ pub struct Tls {
     terms: ArcSwapOption<Terms>,
     ends: Ends,
     room: Semaphore,
+    patience: Duration,
 }
 
 /// A connection after the handshake, if there was one to do.
@@ -396,7 +397,7 @@ impl Tls {
     #[must_use]
     pub fn new(listener: &'static str, terms: Option<Arc<Terms>>) -> Self {
         let (terms, room) = (ArcSwapOption::new(terms), Semaphore::new(HANDSHAKES_MAX));
-        Self { listener, terms, ends: Ends::default(), room }
+        Self { listener, terms, ends: Ends::default(), room, patience: HANDSHAKE_TIMEOUT }
     }
 
     /// Other terms from now on.
@@ -421,7 +422,7 @@ impl Tls {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let Some(terms) = self.terms() else { return Some(Secured::Plain(io)) };
-        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
+        let shaken = tokio::time::timeout(self.patience, async {
             // The semaphore is never closed.
             let _place = self.room.acquire().await.ok();
             TlsAcceptor::from(Arc::clone(&terms.config)).accept(io).await
@@ -446,3 +447,6 @@ impl Tls {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

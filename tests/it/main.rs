@@ -9,6 +9,7 @@
 
 mod allocations;
 mod architecture;
+mod certificates;
 mod chaos;
 mod config;
 mod contract;
@@ -32,5 +33,6 @@ mod rules;
 mod service;
 mod stack;
 mod state;
+mod tls;
 mod verdicts;
 mod wire;

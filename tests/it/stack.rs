@@ -373,6 +373,11 @@ impl Stack {
         Self { envoy, guard, application, port, admin, envoy_admin, grpc, folder }
     }
 
+    /// The port of the service.
+    pub(crate) fn grpc(&self) -> u16 {
+        self.grpc
+    }
+
     /// Sends one request through Envoy.
     #[track_caller]
     pub(crate) fn send(&self, call: &Call) -> Answer {
