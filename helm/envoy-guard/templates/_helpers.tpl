@@ -58,10 +58,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.sidecar.enabled }}
 {{- $listeners = dict "grpc" nil "unix" "/run/envoy-guard/guard.sock" "unix_mode" "0660" }}
 {{- else if .Values.tls.enabled }}
-{{- $tls := dict "certificate" "/etc/envoy-guard/tls/tls.crt" "key" "/etc/envoy-guard/tls/tls.key" }}
+{{- $tls := dict "cert_file" "/etc/envoy-guard/tls/tls.crt" "key_file" "/etc/envoy-guard/tls/tls.key" }}
 {{- if .Values.tls.requireClientCertificate }}
 {{- $ca := ternary "/etc/envoy-guard/client-ca/ca.crt" "/etc/envoy-guard/tls/ca.crt" (ne .Values.tls.clientCaSecret "") }}
-{{- $tls = merge $tls (dict "client_ca" $ca "require_client_certificate" true "allowed_names" .Values.tls.allowedNames) }}
+{{- $tls = merge $tls (dict "client_ca_file" $ca "require_client_certificate" true "client_names" .Values.tls.allowedNames) }}
 {{- end }}
 {{- $_ := set $listeners "tls" $tls }}
 {{- end }}
