@@ -105,9 +105,9 @@ pub struct RedisTls {
     /// PEM file of our key; needs `cert_file`.
     #[schemars(with = "Option<formats::NonBlank>")]
     pub key_file: Option<PathBuf>,
-    /// Name that the server's certificate must hold, when it is not the host of the URL; of a master that sentinels name,
-    /// when it is not what they announce. Sentinels themselves, and the nodes of a Cluster, are checked against the host by
-    /// which they are reached: let nodes announce host names (`cluster-announce-hostname`).
+    /// Name that the server's certificate must hold, when it is not the host of the URL. For one server only: sentinels
+    /// and Clusters announce the names that are checked; let them announce host names (`sentinel announce-hostnames`,
+    /// `cluster-announce-hostname`).
     #[schemars(with = "Option<formats::Host>")]
     pub server_name: Option<String>,
     /// DANGER: takes any certificate of anybody, so that whoever is on the way can read and change everything. Warned of

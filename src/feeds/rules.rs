@@ -174,7 +174,7 @@ fn check((rules, reasons): (Rules, Vec<String>)) -> Result<Checked, BadDocument>
     let emergency_whitelist = judge.addresses("emergency_whitelist", &rules.emergency_whitelist);
     let everybody = |text: &String| text.trim().parse().is_ok_and(|entry: IpEntry| entry.is_everything());
     for (place, _) in rules.ip_blacklist.iter().enumerate().filter(|(_, text)| everybody(text)) {
-        judge.reasons.push(format!("ip_blacklist[{place}]: would ban everybody; that is what emergency_mode is for"));
+        judge.reasons.push(format!("ip_blacklist[{place}]: would ban everybody, which is what emergency_mode is for"));
     }
     judge.countries("blocked_countries", &rules.blocked_countries);
     judge.countries("whitelist_countries", &rules.whitelist_countries);

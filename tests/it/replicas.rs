@@ -194,7 +194,8 @@ async fn limits_of_guard_core_and_of_the_service_count_together() {
     }
     assert_eq!(statuses, [[200; 6].as_slice(), &[429; 4]].concat());
     assert_eq!(server.cli(&["zcard", "i:rate_limit:rate:198.18.0.1"]), "10");
-    assert_eq!(server.cli(&["ttl", "i:rate_limit:rate:198.18.0.1"]), "120");
+    let ttl: u32 = server.cli(&["ttl", "i:rate_limit:rate:198.18.0.1"]).parse().unwrap();
+    assert!((61..=120).contains(&ttl), "twice the window: {ttl}");
 
     let hit = json!({"op": "hit", "ip": "198.18.0.2", "path": "/a b/café", "limit": 4, "window": 60});
     let mut statuses = Vec::new();

@@ -79,8 +79,8 @@ fn tls(config: &Config, out: &mut Findings) {
         let fields = ["redis.tls", "security.redis_url", "redis.nodes", "redis.sentinels"];
         conflict(&fields, "is set, and no URL starts with rediss://, so nothing would be encrypted", out);
     }
-    if tls.server_name.is_some() && redis.topology == RedisTopology::Cluster {
-        let message = "is for one server; the nodes of a Cluster announce the names that are checked";
+    if tls.server_name.is_some() && redis.topology != RedisTopology::Standalone {
+        let message = "is for one server; sentinels and Clusters announce the names that are checked";
         conflict(&["redis.tls.server_name", "redis.topology"], message, out);
     }
     if tls.insecure_accept_any_certificate {

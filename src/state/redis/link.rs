@@ -87,30 +87,16 @@ struct Slot {
 struct Dial {
     target: Target,
     tls: Tls,
+    /// Where the one server is, whatever name its certificate holds.
+    host: String,
     connect_timeout: Duration,
     response_timeout: Option<Duration>,
 }
 
 enum Target {
-    Single(Place),
-    Sentinel { client: Mutex<SentinelClient> },
+    Single(ConnectionInfo),
+    Sentinel { client: Mutex<SentinelClient>, info: ConnectionInfo },
     Cluster { client: ClusterClient, nodes: Vec<ConnectionInfo> },
-}
-
-/// One server: what its certificate must be for, and where it is when that is another name.
-struct Place {
-    info: ConnectionInfo,
-    host: Option<String>,
-}
-
-impl Place {
-    fn new(info: ConnectionInfo, tls: &Tls) -> RedisResult<Self> {
-        let host = match info.addr() {
-            ConnectionAddr::TcpTls { host, .. } if tls.server_name.is_some() => Some(host.clone()),
-            _ => None,
-        };
-        Ok(Self { info: secured(info, tls, tls.server_name.as_deref())?, host })
-    }
 }
 
 impl Manager for Dial {
@@ -119,10 +105,13 @@ impl Manager for Dial {
 
     async fn create(&self) -> RedisResult<Wire> {
         match &self.target {
-            Target::Single(place) => self.connect(place, self.config(place)).await.map(Wire::Single),
-            Target::Sentinel { client } => {
-                let place = self.master(client).await?;
-                self.connect(&place, self.config(&place)).await.map(Wire::Single)
+            Target::Single(info) => {
+                let client = self.client(info)?;
+                client.get_multiplexed_async_connection_with_config(&self.config(info)).await.map(Wire::Single)
+            }
+            Target::Sentinel { client, info } => {
+                let mut client = client.lock().await;
+                client.get_async_connection_with_config(&self.config(info)).await.map(Wire::Single)
             }
             Target::Cluster { client, .. } => client.get_async_connection().await.map(Wire::Cluster),
         }
@@ -141,20 +130,23 @@ impl Dial {
         let connect_timeout = settings.connect_timeout.unwrap_or(OPEN_TIMEOUT_MAX);
         let addressed = |url: &String, credentials: &Credentials| {
             let info = credentials.over(connection_info(url)?);
-            secured(info, &tls, None).map_err(refused)
+            secured(info, &tls).map_err(refused)
         };
-        let place = Place::new(info, &tls).map_err(refused)?;
-        let info = &place.info;
+        let host = match info.addr() {
+            ConnectionAddr::TcpTls { host, .. } => host.clone(),
+            _ => String::new(),
+        };
+        let info = secured(info, &tls).map_err(refused)?;
         let target = match &settings.topology {
-            Topology::Standalone => Target::Single(place),
+            Topology::Standalone => Target::Single(info),
             Topology::Sentinel { sentinels, master } => {
                 let nodes = sentinels.iter().map(|url| addressed(url, &settings.sentinel_credentials));
                 let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
-                let client = sentinel_client(nodes, master, info, &tls).map_err(refused)?;
-                Target::Sentinel { client: Mutex::new(client) }
+                let client = sentinel_client(nodes, master, &info, &tls).map_err(refused)?;
+                Target::Sentinel { client: Mutex::new(client), info }
             }
             Topology::Cluster { nodes } => {
-                let nodes = nodes.iter().map(|url| Ok(inherit(addressed(url, &settings.credentials)?, info)));
+                let nodes = nodes.iter().map(|url| Ok(inherit(addressed(url, &settings.credentials)?, &info)));
                 let nodes = nodes.collect::<Result<Vec<_>, StateError>>()?;
                 let mut builder = ClusterClientBuilder::new(nodes.clone()).connection_timeout(connect_timeout);
                 if let Some(timeout) = settings.timeout {
@@ -167,7 +159,7 @@ impl Dial {
                 Target::Cluster { client: builder.build().map_err(refused)?, nodes }
             }
         };
-        Ok(Self { target, tls, connect_timeout, response_timeout: settings.timeout })
+        Ok(Self { target, tls, host, connect_timeout, response_timeout: settings.timeout })
     }
 
     fn client(&self, info: &ConnectionInfo) -> RedisResult<Client> {
@@ -178,42 +170,32 @@ impl Dial {
         }
     }
 
-    fn config(&self, place: &Place) -> AsyncConnectionConfig {
+    fn config(&self, info: &ConnectionInfo) -> AsyncConnectionConfig {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(self.response_timeout);
-        match &place.host {
-            Some(host) => config.set_dns_resolver(Instead(host.clone())),
-            None => config,
+        match (&self.tls.server_name, info.addr()) {
+            (Some(_), ConnectionAddr::TcpTls { .. }) => config.set_dns_resolver(Instead(self.host.clone())),
+            _ => config,
         }
-    }
-
-    async fn connect(&self, place: &Place, config: AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
-        self.client(&place.info)?.get_multiplexed_async_connection_with_config(&config).await
-    }
-
-    /// Where the sentinels say that the master is.
-    async fn master(&self, sentinels: &Mutex<SentinelClient>) -> RedisResult<Place> {
-        let master = sentinels.lock().await.async_get_client().await?;
-        Place::new(master.get_connection_info().clone(), &self.tls)
-    }
-
-    async fn listen_at(&self, place: &Place) -> RedisResult<Listening> {
-        if place.host.is_none() {
-            return Ok(Listening::of(self.client(&place.info)?.get_async_pubsub().await?));
-        }
-        let resp3 = place.info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let place = Place { info: place.info.clone().set_redis_settings(resp3), host: place.host.clone() };
-        let (pushed, messages) = mpsc::unbounded_channel();
-        let connection = self.connect(&place, self.config(&place).set_push_sender(pushed)).await?;
-        Ok(Listening::Pushed(connection, messages))
     }
 
     /// Opens a connection that listens for messages.
     async fn listen(&self) -> RedisResult<Listening> {
         match &self.target {
-            Target::Single(place) => self.listen_at(place).await,
-            Target::Sentinel { client } => self.listen_at(&self.master(client).await?).await,
+            Target::Single(info) if self.tls.server_name.is_some() && is_tls(info) => {
+                let resp3 = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+                let info = info.clone().set_redis_settings(resp3);
+                let (pushed, messages) = mpsc::unbounded_channel();
+                let config = self.config(&info).set_push_sender(pushed);
+                let connection = self.client(&info)?.get_multiplexed_async_connection_with_config(&config).await?;
+                Ok(Listening::Pushed(connection, messages))
+            }
+            Target::Single(info) => Ok(Listening::of(self.client(info)?.get_async_pubsub().await?)),
+            Target::Sentinel { client, .. } => {
+                let master = client.lock().await.async_get_client().await?;
+                Ok(Listening::of(master.get_async_pubsub().await?))
+            }
             Target::Cluster { nodes, .. } => {
                 let mut last =
                     RedisError::from((ErrorKind::ClusterConnectionNotFound, "no node of the cluster answers"));
@@ -302,10 +284,10 @@ fn certificates(tls: &Tls) -> TlsCertificates {
 }
 
 /// `info` with what its TLS needs. The certificates are read here, so that an unusable one shows at the start.
-fn secured(info: ConnectionInfo, tls: &Tls, name: Option<&str>) -> RedisResult<ConnectionInfo> {
+fn secured(info: ConnectionInfo, tls: &Tls) -> RedisResult<ConnectionInfo> {
     let ConnectionAddr::TcpTls { host, port, .. } = info.addr() else { return Ok(info) };
     choose_cryptography();
-    let host = name.unwrap_or(host).to_owned();
+    let host = tls.server_name.as_ref().unwrap_or(host).clone();
     let addr = ConnectionAddr::TcpTls { host, port: *port, insecure: tls.insecure, tls_params: None };
     let client = Client::build_with_tls(info.set_addr(addr), certificates(tls))?;
     Ok(client.get_connection_info().clone())

@@ -64,7 +64,7 @@ pub struct Tls {
     pub ca: Option<Vec<u8>>,
     /// PEM texts of our certificate and key.
     pub client: Option<(Vec<u8>, Vec<u8>)>,
-    /// Name in the certificate of the one server, or of the master, when it is not the host.
+    /// Name in the server's certificate, when it is not the URL's host. For one server only.
     pub server_name: Option<String>,
     /// Take any certificate.
     pub insecure: bool,
