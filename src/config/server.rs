@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::formats;
 use crate::config::tls::ServerTls;
-use crate::config::values::Secret;
+use crate::config::values::{Expression, LogLevel, Secret, redact_webhook};
 use crate::model::time::Window;
 
 /// `listeners:`: where Envoy finds us.
@@ -145,11 +145,64 @@ pub struct TelemetryConfig {
     pub queue: u32,
     /// Add `dynamic_metadata` to answers.
     pub metadata: bool,
+    /// Level of a log line for every security event; null leaves them out.
+    pub log_events: Option<LogLevel>,
+    /// Every security event in signed batches to a server of yours.
+    pub webhook: Option<WebhookConfig>,
+}
+
+/// `telemetry.webhook:`: security events in batches, signed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Where batches are posted.
+    #[serde(serialize_with = "shown_url")]
+    #[schemars(with = "formats::Url", extend("writeOnly" = true))]
+    pub url: String,
+    /// HMAC-SHA256 key of the signature; null leaves batches unsigned.
+    pub secret: Option<Secret>,
+    /// CEL expression over `events` that writes the body; `{"events": [...]}` when null.
+    pub message: Option<Expression>,
+    /// Events in one batch.
+    #[schemars(range(min = 1, max = 10000))]
+    pub batch: u32,
+    /// Longest wait of an event for its batch, in milliseconds.
+    #[schemars(range(min = 10, max = 60000))]
+    pub linger_ms: u32,
+    /// Time for one attempt, in seconds.
+    #[schemars(range(min = 1, max = 300))]
+    pub timeout: u32,
+    /// Attempts after the first, with growing pauses.
+    #[schemars(range(min = 0, max = 20))]
+    pub retries: u32,
+    /// Events waiting; more drop the oldest and are counted.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub queue: u32,
+}
+
+impl Default for WebhookConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            secret: None,
+            message: None,
+            batch: 100,
+            linger_ms: 1000,
+            timeout: 10,
+            retries: 5,
+            queue: 10_000,
+        }
+    }
+}
+
+/// The path of a webhook may be its credential.
+fn shown_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&redact_webhook(url))
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log_filter: "info".to_owned(), queue: 8192, metadata: true }
+        Self { log_filter: "info".to_owned(), queue: 8192, metadata: true, log_events: None, webhook: None }
     }
 }
 

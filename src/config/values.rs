@@ -362,11 +362,18 @@ impl fmt::Debug for Hook {
 
 /// Chat services put the credential of a webhook into its path, so only the host is shown.
 fn webhook<S: Serializer>(url: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    let Some(url) = url else { return serializer.serialize_none() };
+    match url {
+        Some(url) => serializer.serialize_str(&redact_webhook(url)),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Scheme and host of a webhook.
+pub(crate) fn redact_webhook(url: &str) -> String {
     let shown = redact_url(url);
     let (scheme, rest) = shown.split_once("://").unwrap_or(("", "[redacted]"));
     let host = rest.split(['/', '?']).next().unwrap_or_default();
-    serializer.collect_str(&format_args!("{scheme}://{host}/[redacted]"))
+    format!("{scheme}://{host}/[redacted]")
 }
 
 /// Verifies a credential: by hash, or by a CEL expression over `request` and `credential`.

@@ -3,6 +3,8 @@
 //! A rule yields `null` or `false` to pass, `true` to refuse with 403, or a map `{status, body, headers}` that says how.
 //! Everything else it yields, and every evaluation error, is a failure of the check and not a pass.
 
+pub mod message;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;

@@ -30,7 +30,7 @@ mod checks;
 mod cors;
 mod credentials;
 mod cx;
-mod expression;
+pub mod expression;
 mod failure;
 mod reply;
 mod routes;
@@ -200,8 +200,9 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
         Verdict::Fail(policy.replies.denial(self, Origin::Check(check), objection))
     }
 
-    fn decision(self, verdict: Verdict<'p>, dressed: bool) -> Decision<'p> {
+    fn decision(mut self, verdict: Verdict<'p>, dressed: bool) -> Decision<'p> {
         let policy = self.policy;
+        let country = if self.facts.is_empty() { None } else { self.country() };
         let response_headers = match verdict {
             Verdict::Allow => policy.replies.allowed(&self, dressed),
             Verdict::Deny(_) | Verdict::Fail(_) => Default::default(),
@@ -214,6 +215,7 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
             observed: self.observed(),
             facts: self.facts,
             blocks: self.blocks,
+            country,
             route: self.route.and_then(|id| policy.routes.name(id)),
             flags: self.flags,
             principal: self.principal.filter(|principal| !principal.is_empty()),

@@ -10,6 +10,7 @@ use crate::detect::{Detector, Scope};
 use crate::engine::checks::Checks;
 use crate::engine::cors::Cors;
 use crate::engine::expression::Environment;
+use crate::engine::expression::message::Messages;
 use crate::engine::failure::FailureRule;
 use crate::engine::reply::Replies;
 use crate::engine::routes::{RouteId, Routes};
@@ -26,6 +27,8 @@ use crate::request::path::{Subtrees, normalise};
 pub struct Policy {
     /// The detector; shared with the previous policy when its inputs did not change.
     pub detector: Arc<Detector>,
+    /// What hooks and webhooks say.
+    pub messages: Messages,
     /// Settings that load but do less than they say.
     pub warnings: Vec<PolicyError>,
     pub(crate) passive: bool,
@@ -78,6 +81,7 @@ impl Policy {
         let proxies = proxies(config);
         let policy = Self {
             detector,
+            messages: Messages::compile(&mut compiling),
             passive: security.passive_mode,
             failure: FailureRule::new(security),
             sanctions: Sanctions::compile(security, &config.bans, &proxies),

@@ -8,6 +8,7 @@ use crate::model::category::Category;
 use crate::model::check::Check;
 use crate::model::event::EventType;
 use crate::model::headers::HeaderEdit;
+use crate::model::place::CountryCode;
 
 /// The three possible ends of a decision.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +87,8 @@ pub struct Decision<'p> {
     pub facts: SmallVec<[Fact; 1]>,
     /// Payloads of `on_block`, in order.
     pub blocks: SmallVec<[OnBlock; 1]>,
+    /// The client's country; looked up only when there are facts to tell.
+    pub country: Option<CountryCode>,
     /// Name of the matched route, for logs and metadata.
     pub route: Option<&'p str>,
     /// Detection summary, when detection ran and found something.
@@ -215,6 +218,7 @@ impl Decision<'_> {
             request_headers: SmallVec::new(),
             facts: SmallVec::new(),
             blocks: SmallVec::new(),
+            country: None,
             route: None,
             detection: None,
             observed: None,

@@ -1,6 +1,7 @@
 //! What the service says about itself: counts, measures, log lines. Never slows a request down: counting is one store
 //! to memory of the own thread, and a line that finds its queue full is dropped and counted.
 
+pub mod events;
 pub mod lines;
 pub mod metrics;
 pub mod queue;

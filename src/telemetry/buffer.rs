@@ -1,0 +1,277 @@
+//! A bounded place between those who tell and a sink that sends. Whoever tells never waits: what finds no room is
+//! dropped, or drops something older, and is counted.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::model::check::names;
+
+names! {
+    /// Where telemetry goes. The name is the label of every count about it.
+    SinkName {
+        /// Events as log lines.
+        Log = "log",
+        /// Events to a webhook of ours.
+        Webhook = "webhook",
+        /// Blocks to `on_block`.
+        OnBlock = "on_block",
+        /// Failures to `on_error`.
+        OnError = "on_error",
+        /// Events in the agent protocol.
+        AgentEvents = "agent_events",
+        /// Metrics in the agent protocol.
+        AgentMetrics = "agent_metrics",
+        /// Spans over OTLP.
+        OtelTraces = "otel_traces",
+        /// Events over OTLP.
+        OtelLogs = "otel_logs",
+        /// Metrics over OTLP.
+        OtelMetrics = "otel_metrics",
+    }
+}
+
+/// What became of what was told to one sink.
+#[derive(Debug, Default)]
+pub struct Tally {
+    delivered: AtomicU64,
+    dropped: AtomicU64,
+    failures: AtomicU64,
+    waiting: AtomicU64,
+}
+
+impl Tally {
+    /// Items that the other side has.
+    pub fn delivered(&self, items: usize) {
+        self.delivered.fetch_add(items as u64, Ordering::Relaxed);
+    }
+
+    /// Items that are lost: no room, refused by the other side, or left at the end.
+    pub fn dropped(&self, items: usize) {
+        self.dropped.fetch_add(items as u64, Ordering::Relaxed);
+    }
+
+    /// An attempt to deliver that failed.
+    pub fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Items delivered, items lost, attempts that failed, items waiting.
+    #[must_use]
+    pub fn read(&self) -> [u64; 4] {
+        [&self.delivered, &self.dropped, &self.failures, &self.waiting].map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// One tally for each sink; they outlive a reload.
+#[derive(Clone, Debug)]
+pub struct Tallies(Arc<[Arc<Tally>]>);
+
+impl Default for Tallies {
+    fn default() -> Self {
+        Self(SinkName::ALL.iter().map(|_| Arc::default()).collect())
+    }
+}
+
+impl Tallies {
+    /// The tally of a sink.
+    #[must_use]
+    pub fn of(&self, sink: SinkName) -> Arc<Tally> {
+        self.0.get(sink as usize).cloned().unwrap_or_default()
+    }
+}
+
+/// What has to go when there is no room.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Full {
+    /// What has waited longest.
+    DropOldest,
+    /// What comes.
+    DropNewest,
+}
+
+/// A bounded queue. Cheap to clone; clones are the same queue.
+#[derive(Debug)]
+pub struct Buffer<T>(Arc<Inner<T>>);
+
+impl<T> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct Inner<T> {
+    queue: Mutex<VecDeque<T>>,
+    capacity: usize,
+    full: Full,
+    /// Items at which a waiting sink is woken.
+    mark: usize,
+    woken: Notify,
+    tally: Arc<Tally>,
+}
+
+impl<T> Buffer<T> {
+    /// A queue of `capacity` items that wakes its sink when `mark` of them wait; both are at least 1.
+    #[must_use]
+    pub fn new(capacity: usize, mark: usize, full: Full, tally: Arc<Tally>) -> Self {
+        let capacity = capacity.max(1);
+        Self(Arc::new(Inner {
+            queue: Mutex::new(VecDeque::new()),
+            capacity,
+            full,
+            mark: mark.clamp(1, capacity),
+            woken: Notify::new(),
+            tally,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<T>> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, waiting: usize) {
+        self.0.tally.waiting.store(waiting as u64, Ordering::Relaxed);
+    }
+
+    /// Adds an item; false when something had to go for it, or it had to go itself.
+    pub fn push(&self, item: T) -> bool {
+        let mut queue = self.lock();
+        let has_room = queue.len() < self.0.capacity;
+        if !has_room {
+            self.0.tally.dropped(1);
+            match self.0.full {
+                Full::DropOldest => drop(queue.pop_front()),
+                Full::DropNewest => return false,
+            }
+        }
+        queue.push_back(item);
+        let waiting = queue.len();
+        drop(queue);
+        self.note(waiting);
+        if self.0.mark <= waiting {
+            self.0.woken.notify_one();
+        }
+        has_room
+    }
+
+    /// The items that have waited longest, at most `max`.
+    #[must_use]
+    pub fn take(&self, max: usize) -> Vec<T> {
+        let mut queue = self.lock();
+        let count = queue.len().min(max);
+        let taken = queue.drain(..count).collect();
+        let waiting = queue.len();
+        drop(queue);
+        self.note(waiting);
+        taken
+    }
+
+    /// Puts back what could not be sent, before what came since. Where there is no room the newest go.
+    pub fn put_back(&self, items: Vec<T>) {
+        let mut queue = self.lock();
+        for item in items.into_iter().rev() {
+            queue.push_front(item);
+        }
+        let excess = queue.len().saturating_sub(self.0.capacity);
+        queue.truncate(self.0.capacity);
+        let waiting = queue.len();
+        drop(queue);
+        self.0.tally.dropped(excess);
+        self.note(waiting);
+    }
+
+    /// Items waiting.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// True when nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Items that may wait.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.0.capacity
+    }
+
+    /// What became of its items.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.0.tally
+    }
+
+    /// Waits until `mark` items were there since the last time.
+    pub async fn filled(&self) {
+        self.0.woken.notified().await;
+    }
+
+    /// Counts what is left as lost.
+    pub fn abandon(&self) {
+        let left = self.take(usize::MAX).len();
+        self.0.tally.dropped(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffer(capacity: usize, full: Full) -> Buffer<u32> {
+        Buffer::new(capacity, 2, full, Arc::default())
+    }
+
+    #[test]
+    fn a_full_queue_drops_what_it_is_told_to_and_counts() {
+        for (full, expected) in [(Full::DropOldest, [2, 3, 4]), (Full::DropNewest, [0, 1, 2])] {
+            let queue = buffer(3, full);
+            let pushed: Vec<bool> = (0..5).map(|item| queue.push(item)).collect();
+            assert_eq!(pushed, [true, true, true, false, false], "{full:?}");
+            assert_eq!(queue.tally().read(), [0, 2, 0, 3], "{full:?}");
+            assert_eq!(queue.take(usize::MAX), expected, "{full:?}");
+            assert_eq!(queue.tally().read(), [0, 2, 0, 0], "{full:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_back_stands_first_and_the_newest_go() {
+        let queue = buffer(3, Full::DropOldest);
+        (0..3).for_each(|item| drop(queue.push(item)));
+        let taken = queue.take(2);
+        assert_eq!((taken.as_slice(), queue.len()), (&[0, 1][..], 1));
+        queue.push(3);
+        queue.push(4);
+        queue.put_back(taken);
+        assert_eq!(queue.take(9), [0, 1, 2]);
+        assert_eq!(queue.tally().read(), [0, 2, 0, 0]);
+        queue.push(5);
+        queue.abandon();
+        assert!(queue.is_empty());
+        assert_eq!(queue.tally().read(), [0, 3, 0, 0]);
+    }
+
+    #[tokio::test]
+    async fn the_mark_wakes_the_sink() {
+        let queue = buffer(3, Full::DropOldest);
+        queue.push(0);
+        assert!(futures_ready(queue.filled()).await.is_none(), "one is not two");
+        queue.push(1);
+        assert!(futures_ready(queue.filled()).await.is_some());
+    }
+
+    /// The future's output if it has one at once.
+    async fn futures_ready<F: Future>(future: F) -> Option<F::Output> {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+            std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
+            std::task::Poll::Pending => std::task::Poll::Ready(None),
+        })
+        .await
+    }
+}

@@ -1,0 +1,226 @@
+//! From those who have something to tell to the sinks that are on. Telling costs a push into bounded queues and never
+//! waits; which sinks there are changes with the configuration.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use serde_json::{Value, json};
+
+use crate::clock;
+use crate::model::decision::{ConstantHeaders, Origin, Verdict};
+use crate::model::event::EventType;
+use crate::model::time::Timestamp;
+use crate::request::path::decode_once;
+use crate::telemetry::buffer::{Buffer, Tallies};
+use crate::telemetry::events::system::{self, AppliedHeaders};
+use crate::telemetry::events::{Event, EventRules, Happening};
+
+/// Paths whose repeated events are told once in [`REPEAT_SECONDS`]; with more of them all are told again.
+const PATHS_MAX: usize = 1000;
+/// How long an event that every request of a path would repeat is not told again.
+const REPEAT_SECONDS: f64 = 300.0;
+
+/// The queues of the sinks that are on.
+#[derive(Debug, Default)]
+pub struct Outlets {
+    /// What is told, and what must not be.
+    pub rules: EventRules,
+    /// Security events.
+    pub events: Vec<Buffer<Arc<Event>>>,
+    /// Payloads of `on_block`.
+    pub blocks: Option<Buffer<Arc<Value>>>,
+    /// Payloads of `on_error`.
+    pub errors: Option<Buffer<Arc<Value>>>,
+}
+
+impl Outlets {
+    /// Counts what is left in the queues as lost.
+    pub fn abandon(&self) {
+        self.events.iter().for_each(Buffer::abandon);
+        self.blocks.iter().chain(&self.errors).for_each(Buffer::abandon);
+    }
+}
+
+/// Where everything is told. Shared by all threads.
+#[derive(Debug, Default)]
+pub struct Bus {
+    outlets: ArcSwap<Outlets>,
+    tallies: Tallies,
+    seen: Mutex<Seen>,
+}
+
+/// When an event was told for a path last.
+#[derive(Debug, Default)]
+struct Seen(HashMap<u64, Timestamp, foldhash::fast::FixedState>);
+
+impl Seen {
+    /// True for the first time in a while.
+    fn is_new(&mut self, key: u64, now: Timestamp) -> bool {
+        if let Some(last) = self.0.get_mut(&key) {
+            let is_due = REPEAT_SECONDS <= now.since(*last);
+            if is_due {
+                *last = now;
+            }
+            return is_due;
+        }
+        if PATHS_MAX <= self.0.len() {
+            self.0.clear();
+        }
+        self.0.insert(key, now);
+        true
+    }
+}
+
+/// Stands for an event of a path. Whoever makes two paths collide silences one event, nothing else.
+fn key(kind: EventType, path: &str) -> u64 {
+    use std::hash::BuildHasher;
+    foldhash::fast::FixedState::default().hash_one((kind as u32, path))
+}
+
+impl Bus {
+    /// The counts of all sinks.
+    #[must_use]
+    pub const fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
+
+    /// Puts other queues in the place of the present ones, which are returned.
+    pub fn replace(&self, outlets: Arc<Outlets>) -> Arc<Outlets> {
+        self.outlets.swap(outlets)
+    }
+
+    /// True when nobody listens to events.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.outlets.load().events.is_empty()
+    }
+
+    /// Tells what happened with a decision.
+    pub fn decided(&self, happening: &Happening<'_, '_, '_>) {
+        let decision = happening.decision;
+        let outlets = self.outlets.load();
+        if !outlets.events.is_empty() {
+            for event in outlets.rules.of(happening) {
+                if event.kind != EventType::PathExcluded
+                    || self.is_new(EventType::PathExcluded, event.endpoint.as_deref().unwrap_or_default(), event.at)
+                {
+                    push(&outlets.events, event);
+                }
+            }
+            if let (Verdict::Allow, Some(set)) = (&decision.verdict, decision.response_headers.constant) {
+                self.dressed(&outlets, set, happening);
+            }
+        }
+        if let Some(blocks) = outlets.blocks.as_ref().filter(|_| !decision.blocks.is_empty()) {
+            let payloads = outlets.rules.blocks(happening);
+            payloads.for_each(|payload| drop(blocks.push(Arc::new(payload))));
+        }
+        if let (Some(errors), Verdict::Fail(denial)) = (&outlets.errors, &decision.verdict) {
+            let context = outlets.rules.context(happening);
+            drop(errors.push(Arc::new(failure("check", &denial.body, denial.origin.name(), context))));
+        }
+    }
+
+    /// The first responses of a path in a while wear these headers.
+    fn dressed(&self, outlets: &Outlets, set: &ConstantHeaders, happening: &Happening<'_, '_, '_>) {
+        const KIND: EventType = EventType::SecurityHeadersApplied;
+        if set.edits.is_empty() || outlets.rules.mutes(KIND) {
+            return;
+        }
+        let path = decode_once(happening.request.target.path);
+        if !self.is_new(KIND, &path, happening.now) {
+            return;
+        }
+        let has = |name: &str| set.edits.iter().any(|edit| edit.name.eq_ignore_ascii_case(name));
+        let path = outlets.rules.redaction().path(&path);
+        let applied = AppliedHeaders {
+            path: &path,
+            count: set.edits.len(),
+            has_csp: has("content-security-policy"),
+            has_hsts: has("strict-transport-security"),
+        };
+        push(&outlets.events, system::headers_applied(happening.now, applied));
+    }
+
+    fn is_new(&self, kind: EventType, path: &str, now: Timestamp) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_new(key(kind, path), now)
+    }
+
+    /// Tells an event of the service itself.
+    pub fn system(&self, event: Event) {
+        let outlets = self.outlets.load();
+        if outlets.events.is_empty() {
+            return;
+        }
+        if let Some(event) = outlets.rules.system(event) {
+            push(&outlets.events, event);
+        }
+    }
+
+    /// Tells `on_error` that something of ours failed. `stage` is one of guard-core's (`agent_init`, `geoip`,
+    /// `transport_send`, `encryption`) or `webhook`; `error` holds no secret.
+    pub fn failed(&self, stage: &'static str, error: &str) {
+        let outlets = self.outlets.load();
+        if let Some(errors) = &outlets.errors {
+            let error = outlets.rules.redaction().text(error);
+            drop(errors.push(Arc::new(failure(stage, &error, "", Value::Null))));
+        }
+    }
+}
+
+fn push(sinks: &[Buffer<Arc<Event>>], event: Event) {
+    let event = Arc::new(event);
+    for sink in sinks {
+        // The queue counts what it drops.
+        let _has_room: bool = sink.push(Arc::clone(&event));
+    }
+}
+
+/// The payload of `on_error`.
+fn failure(stage: &str, error: &str, check: &str, context: Value) -> Value {
+    let check = if check.is_empty() { Value::Null } else { Value::from(check) };
+    json!({
+        "stage": stage,
+        "error": error,
+        "check_name": check,
+        "context": context,
+        "timestamp": super::events::json::moment(clock::now(), super::events::json::Style::Joined),
+    })
+}
+
+impl EventRules {
+    /// The payloads of `on_block`, in order.
+    fn blocks<'h>(&'h self, happening: &'h Happening<'_, '_, '_>) -> impl Iterator<Item = Value> + 'h {
+        let request = happening.request;
+        happening.decision.blocks.iter().map(move |block| {
+            json!({
+                "check_name": block.check_name,
+                "reason": self.redaction().text(&block.reason),
+                "trigger_info": self.redaction().text(&block.trigger_info),
+                "passive_mode": block.passive_mode,
+                "client_ip": happening.client.to_string(),
+                "path": self.redaction().path(&decode_once(request.target.path)),
+                "method": request.method,
+                "status_code": block.status_code,
+            })
+        })
+    }
+
+    /// Where a failure happened.
+    fn context(&self, happening: &Happening<'_, '_, '_>) -> Value {
+        let request = happening.request;
+        json!({
+            "client_ip": happening.client.to_string(),
+            "path": self.redaction().path(&decode_once(request.target.path)),
+            "method": request.method,
+            "origin": match &happening.decision.verdict {
+                Verdict::Deny(denial) | Verdict::Fail(denial) => Value::from(Origin::name(denial.origin)),
+                Verdict::Allow => Value::Null,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
