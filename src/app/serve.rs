@@ -14,8 +14,8 @@ use tonic_health::server::HealthReporter;
 
 use crate::app::build::{Inputs, Refusal};
 use crate::app::keeper::{Change, Keeper, Mailbox, remark};
-use crate::app::patterns;
 use crate::app::rules::{self, Follower, RulesStatus};
+use crate::app::{herald, patterns};
 use crate::clock;
 use crate::config::Sources;
 use crate::config::report::redacted_json;
@@ -31,6 +31,8 @@ use crate::server::listen::{ListenError, Listeners};
 use crate::server::service::Services;
 use crate::server::worker::{Limits, Worker};
 use crate::state::Backend;
+use crate::telemetry::bus::Bus;
+use crate::telemetry::exporters::{ExporterError, Exporters};
 use crate::telemetry::metrics::{Metrics, Sample};
 use crate::telemetry::queue::Queue;
 use crate::telemetry::{Recorder, report_panics, start_logging};
@@ -48,6 +50,9 @@ pub enum ServeError {
     /// The process lacks something.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
+    /// Telemetry cannot be sent as the configuration demands.
+    #[error(transparent)]
+    Telemetry(#[from] ExporterError),
     /// The reflection descriptors do not fit together.
     #[error("cannot start reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -94,6 +99,8 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
 
     let listeners = Listeners::open(&config.listeners, Arc::clone(&gate.grpc)).await?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    let bus = Arc::new(Bus::default());
+    let exporters = Arc::new(Exporters::start(herald::plan(&first), Arc::clone(&bus), Arc::clone(&metrics))?);
     let (health, routes) = common_services().await?;
     let (stop, stopped) = watch::channel(false);
     let (end, ended) = watch::channel(false);
@@ -116,8 +123,11 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     // Before anybody is served: a lockdown holds through a restart.
     follower.hydrate().await;
     let following_rules = tokio::spawn(follower.run());
-    let workers = start_workers(&house, &metrics, &routes, &stopped)?;
+    let workers = start_workers(&house, (&metrics, &bus), &routes, &stopped)?;
     count_house(&metrics, &house, log);
+    herald::count_sinks(&metrics, &bus);
+    let told = (Arc::clone(&bus), Arc::clone(&exporters));
+    let heralding = tokio::spawn(herald::watch(Arc::clone(&live), Arc::clone(&house.state), told));
     tracing::info!(
         grpc = listeners.tcp_address().map(tracing::field::display),
         unix = config.listeners.unix.as_ref().map(|path| tracing::field::display(path.display())),
@@ -145,6 +155,12 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     following.abort();
     following_rules.abort();
     keeping.abort();
+    heralding.abort();
+    // The task has ended for certain before its exporters are taken back.
+    drop(heralding.await);
+    if let Some(exporters) = Arc::into_inner(exporters) {
+        tokio::task::spawn_blocking(move || exporters.stop()).await.map_err(io::Error::other)?;
+    }
     end.send_replace(true);
     if let Some(admin) = admin {
         admin.await.map_err(io::Error::other)?;
@@ -171,7 +187,7 @@ async fn common_services() -> Result<(HealthReporter, Routes), ServeError> {
 
 fn start_workers(
     house: &Arc<House>,
-    metrics: &Metrics,
+    (metrics, bus): (&Metrics, &Arc<Bus>),
     routes: &Routes,
     stop: &watch::Receiver<bool>,
 ) -> io::Result<Vec<Worker>> {
@@ -183,7 +199,8 @@ fn start_workers(
     };
     (0..count)
         .map(|index| {
-            let (house, routes, recorder) = (Arc::clone(house), routes.clone(), Recorder::new(metrics));
+            let (house, routes, recorder) =
+                (Arc::clone(house), routes.clone(), Recorder::new(metrics, Arc::clone(bus)));
             Worker::spawn(index, Limits::from(&config.limits), stop.clone(), move || {
                 let (desk, recorder) = (Desk::new(&house.live), Rc::new(recorder));
                 let (state, repeats) = (Arc::clone(&house.state), Arc::clone(&house.repeats));

@@ -20,53 +20,21 @@ pub enum Activity {
 
 use Activity::{Compatibility, Inactive};
 
-const AGENT: Activity = Inactive("nothing is sent to an agent endpoint yet");
 const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
 const FEED: Activity = Inactive("nothing is downloaded yet; give a file");
 const RESPONSE: Activity = Inactive("response bodies are not looked at yet");
-const HOOK: Activity = Inactive("hooks are not called yet");
 const LOGFIRE: Activity = Compatibility("Logfire has no exporter here; use OTLP");
 
 /// Every field that is not active.
 const TABLE: &[(&str, Activity)] = &[
     ("security.behavior_scan_response_body", RESPONSE),
     ("security.behavior_max_response_body_inspect_bytes", RESPONSE),
-    ("security.on_error", HOOK),
-    ("security.on_block", HOOK),
-    ("security.custom_log_file", Inactive("lines go to the standard output only")),
     ("security.ipinfo_token", FEED),
     ("security.ipinfo_db_path", FEED),
     ("security.geo_ip_db_max_age", FEED),
     ("security.cloud_ip_refresh_interval", FEED),
     ("security.cloud_ip_store", FEED),
     ("security.lazy_init", FEED),
-    ("security.enable_agent", AGENT),
-    ("security.agent_api_key", AGENT),
-    ("security.agent_strict", AGENT),
-    ("security.agent_endpoint", AGENT),
-    ("security.agent_project_id", AGENT),
-    ("security.agent_buffer_size", AGENT),
-    ("security.agent_flush_interval", AGENT),
-    ("security.agent_enable_events", AGENT),
-    ("security.agent_enable_metrics", AGENT),
-    ("security.agent_timeout", AGENT),
-    ("security.agent_retry_attempts", AGENT),
-    ("security.agent_project_encryption_key", AGENT),
-    ("security.agent_guard_version", AGENT),
-    ("security.agent_high_watermark_ratio", AGENT),
-    ("security.agent_max_concurrent_flushes", AGENT),
-    ("security.agent_buffer_overflow_policy", AGENT),
-    ("security.agent_backoff_factor", AGENT),
-    ("security.agent_sensitive_headers", AGENT),
-    ("security.agent_max_payload_size", AGENT),
-    ("security.agent_compression_enabled", AGENT),
-    ("security.agent_compression_threshold", AGENT),
-    ("security.agent_install_id", AGENT),
-    ("security.agent_payload_signing_secret", AGENT),
-    ("security.agent_status_interval", AGENT),
-    ("security.muted_event_types", Inactive("events are not dispatched yet")),
-    ("security.muted_metric_types", AGENT),
-    ("security.enable_enrichment", AGENT),
     ("security.enable_otel", OTEL),
     ("security.otel_service_name", OTEL),
     ("security.otel_exporter_endpoint", OTEL),

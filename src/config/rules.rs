@@ -27,6 +27,7 @@ pub(crate) fn apply(config: &mut Config, out: &mut Findings) {
     routes::apply(config, out);
     server::apply(config, out);
     rule_sources(config, out);
+    telemetry(config, out);
     redis::apply(config, out);
     limits::apply(config, out);
 }
@@ -174,4 +175,10 @@ fn detection(config: &Config, out: &mut Findings) {
         out.warn("security.enabled_detection_categories", "is empty, so detection finds nothing");
     }
     routes::exclusions("detection.exclusions", &config.detection.exclusions, out);
+}
+
+fn telemetry(config: &Config, out: &mut Findings) {
+    if config.telemetry.webhook.as_ref().is_some_and(|webhook| webhook.url.is_empty()) {
+        conflict(&["telemetry.webhook.url", "telemetry.webhook"], "is missing, so events have nowhere to go", out);
+    }
 }

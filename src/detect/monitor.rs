@@ -71,6 +71,17 @@ impl AnomalyKind {
     }
 }
 
+impl AnomalyKind {
+    /// Standard deviations above the mean, when that is what stands out.
+    #[must_use]
+    pub const fn z_score(&self) -> Option<f64> {
+        match self {
+            Self::StatisticalAnomaly(z_score) => Some(*z_score),
+            Self::Timeout | Self::SlowExecution => None,
+        }
+    }
+}
+
 /// What all runs together look like.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {

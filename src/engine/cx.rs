@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-use crate::detect::{Detection, Finding, Meter};
+use crate::detect::{Detection, Finding, Meter, Method, Report};
 use crate::engine::checks::Foreseen;
 use crate::engine::expression::Scope;
 use crate::engine::policy::{Bypasses, Policy};
@@ -18,6 +18,9 @@ use crate::model::place::CountryCode;
 use crate::model::time::Timestamp;
 use crate::request::Request;
 use crate::state::{Answer, StateError};
+
+/// Bytes of a hostile text that an event quotes.
+const PREVIEW_BYTES_MAX: usize = 100;
 
 /// Everything that the checks of one decision share.
 pub(crate) struct Cx<'c, 'p, 'r> {
@@ -132,9 +135,43 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
             let scope = &policy.checks.inspection(route).scope;
             let detection = policy.detector.inspect(request, scope, meter);
             detection.observed.iter().for_each(|finding| self.report_observed(finding));
+            if let Some(finding) = &detection.finding {
+                self.report_detected(finding);
+            }
             self.detection = Some(detection);
         }
         self.detection.as_ref()?.finding.as_deref()
+    }
+
+    /// Reports a hostile value: what the detector saw, whatever comes of it.
+    fn report_detected(&mut self, finding: &Finding) {
+        let Some(first) = finding.threats.first() else { return };
+        let of = |method: Method| int(finding.threats.iter().filter(|threat| threat.method == method).count());
+        let preview = first.matched.get(..first.matched.floor_char_boundary(PREVIEW_BYTES_MAX)).unwrap_or_default();
+        let categories: Vec<String> = finding.categories.iter().map(|category| category.name().to_owned()).collect();
+        self.record(Fact {
+            event: EventType::PatternDetected,
+            action: Cow::Borrowed("threat_detected"),
+            check: Check::SuspiciousActivity,
+            reason: format!("Threat detected in {}", finding.context),
+            metadata: vec![
+                ("pattern", text(first.row.as_ref())),
+                ("context", text(finding.context.as_str())),
+                // What lies under a secret's name is not quoted; the edge knows the names.
+                ("field", text(format!("{} {}", finding.name, finding.json_path))),
+                ("content_preview", text(preview)),
+                ("threat_score", FactValue::Float(finding.score)),
+                ("threats", int(finding.threats.len())),
+                ("regex_threats", of(Method::Regex)),
+                ("semantic_threats", of(Method::Semantic)),
+                ("timeouts", of(Method::Budget)),
+                ("detection_method", text(Report::METHOD)),
+                ("correlation_id", FactValue::Null),
+                ("category", categories.first().map_or(FactValue::Null, |category| text(category.as_str()))),
+                ("threat_categories", FactValue::List(categories)),
+            ],
+            handler: "sus_patterns",
+        });
     }
 
     /// Reports what is only logged: it is counted and seen, and changes no answer and no count of the client.
@@ -184,7 +221,11 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
     pub(crate) fn detect_body(&mut self, meter: &impl Meter) {
         let (policy, request, route) = (self.policy, self.request, self.route);
         let scope = &policy.checks.inspection(route).scope;
-        self.detection = Some(policy.detector.inspect_body(request, scope, meter));
+        let detection = policy.detector.inspect_body(request, scope, meter);
+        if let Some(finding) = &detection.finding {
+            self.report_detected(finding);
+        }
+        self.detection = Some(detection);
     }
 
     /// What detection found so far, for people.

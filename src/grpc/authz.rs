@@ -129,7 +129,8 @@ impl<S: State> Authz<S> {
         let shard = self.recorder.shard();
         parts.spent().for_each(|(stage, took)| shard.detected(stage, took));
         for anomaly in policy.detector.record(parts.samples(matched), now) {
-            self.recorder.anomaly(anomaly.kind.event(), &anomaly.name, anomaly.seconds, anomaly.is_due);
+            let (event, z_score) = (anomaly.kind.event(), anomaly.kind.z_score());
+            self.recorder.anomaly(event, &anomaly.name, (anomaly.seconds, z_score), anomaly.is_due);
         }
     }
 }

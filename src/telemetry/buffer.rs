@@ -2,6 +2,7 @@
 //! dropped, or drops something older, and is counted.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +54,12 @@ impl Tally {
         self.dropped.fetch_add(items as u64, Ordering::Relaxed);
     }
 
+    /// Items that are being sent.
+    #[must_use]
+    pub const fn underway(&self, items: usize) -> Underway<'_> {
+        Underway { tally: self, items }
+    }
+
     /// An attempt to deliver that failed.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
@@ -62,6 +69,26 @@ impl Tally {
     #[must_use]
     pub fn read(&self) -> [u64; 4] {
         [&self.delivered, &self.dropped, &self.failures, &self.waiting].map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// Items on their way: lost, unless they arrive. Whatever ends the attempt, they are counted.
+#[derive(Debug)]
+pub struct Underway<'t> {
+    tally: &'t Tally,
+    items: usize,
+}
+
+impl Underway<'_> {
+    /// They have arrived.
+    pub fn arrived(mut self) {
+        self.tally.delivered(std::mem::take(&mut self.items));
+    }
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        self.tally.dropped(self.items);
     }
 }
 
@@ -136,15 +163,14 @@ impl<T> Buffer<T> {
         self.0.tally.waiting.store(waiting as u64, Ordering::Relaxed);
     }
 
-    /// Adds an item; false when something had to go for it, or it had to go itself.
-    pub fn push(&self, item: T) -> bool {
+    /// Adds an item. When there is no room something has to go for it, or it has to go itself.
+    pub fn push(&self, item: T) {
         let mut queue = self.lock();
-        let has_room = queue.len() < self.0.capacity;
-        if !has_room {
+        if self.0.capacity <= queue.len() {
             self.0.tally.dropped(1);
             match self.0.full {
                 Full::DropOldest => drop(queue.pop_front()),
-                Full::DropNewest => return false,
+                Full::DropNewest => return,
             }
         }
         queue.push_back(item);
@@ -154,7 +180,6 @@ impl<T> Buffer<T> {
         if self.0.mark <= waiting {
             self.0.woken.notify_one();
         }
-        has_room
     }
 
     /// The items that have waited longest, at most `max`.
@@ -231,8 +256,7 @@ mod tests {
     fn a_full_queue_drops_what_it_is_told_to_and_counts() {
         for (full, expected) in [(Full::DropOldest, [2, 3, 4]), (Full::DropNewest, [0, 1, 2])] {
             let queue = buffer(3, full);
-            let pushed: Vec<bool> = (0..5).map(|item| queue.push(item)).collect();
-            assert_eq!(pushed, [true, true, true, false, false], "{full:?}");
+            (0..5).for_each(|item| queue.push(item));
             assert_eq!(queue.tally().read(), [0, 2, 0, 3], "{full:?}");
             assert_eq!(queue.take(usize::MAX), expected, "{full:?}");
             assert_eq!(queue.tally().read(), [0, 2, 0, 0], "{full:?}");
@@ -242,7 +266,7 @@ mod tests {
     #[test]
     fn what_is_put_back_stands_first_and_the_newest_go() {
         let queue = buffer(3, Full::DropOldest);
-        (0..3).for_each(|item| drop(queue.push(item)));
+        (0..3).for_each(|item| queue.push(item));
         let taken = queue.take(2);
         assert_eq!((taken.as_slice(), queue.len()), (&[0, 1][..], 1));
         queue.push(3);

@@ -247,6 +247,17 @@ const fn row(origin: Option<Origin>) -> usize {
     }
 }
 
+/// What was decided, all together.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// Requests that went on.
+    pub passed: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Requests that could not be decided.
+    pub failed: u64,
+}
+
 /// A number that another room knows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -305,6 +316,19 @@ impl Metrics {
         let shard = Arc::new(Shard::default());
         self.table.shards.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&shard));
         shard
+    }
+
+    /// What all threads decided so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let shards = self.table.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let rows = || shards.iter().flat_map(|shard| &shard.decisions);
+        let of = |outcome: Outcome| rows().filter_map(|row| row.get(outcome as usize)).map(Count::get).sum::<u64>();
+        Totals {
+            passed: of(Outcome::Allow) + of(Outcome::Report),
+            refused: of(Outcome::Deny),
+            failed: of(Outcome::Fail),
+        }
     }
 
     /// Adds numbers that are read at each scrape.

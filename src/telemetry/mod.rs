@@ -1,11 +1,15 @@
 //! What the service says about itself: counts, measures, log lines. Never slows a request down: counting is one store
 //! to memory of the own thread, and a line that finds its queue full is dropped and counted.
 
+pub mod buffer;
+pub mod bus;
 pub mod events;
+pub mod exporters;
 pub mod lines;
 pub mod metrics;
 pub mod queue;
 pub mod redact;
+pub mod sinks;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -19,12 +23,16 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::clock;
 use crate::config::Config;
 use crate::config::values::LogFormat;
 use crate::model::addr::Client;
 use crate::model::decision::{Decision, Fact, FactValue, OBSERVED, Origin, Verdict};
 use crate::model::event::EventType;
 use crate::request::Request;
+use crate::telemetry::bus::Bus;
+use crate::telemetry::events::Happening;
+use crate::telemetry::events::system::{self, Anomaly};
 use crate::telemetry::lines::{Lines, Subject};
 use crate::telemetry::metrics::{Metrics, Outcome, Shard, StreamEnd};
 use crate::telemetry::queue::{Queue, sinks};
@@ -33,13 +41,14 @@ use crate::telemetry::queue::{Queue, sinks};
 #[derive(Debug)]
 pub struct Recorder {
     shard: Arc<Shard>,
+    bus: Arc<Bus>,
 }
 
 impl Recorder {
-    /// A recorder whose counts appear in `metrics`.
+    /// A recorder whose counts appear in `metrics`, and that tells `bus` what happened.
     #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
-        Self { shard: metrics.shard() }
+    pub fn new(metrics: &Metrics, bus: Arc<Bus>) -> Self {
+        Self { shard: metrics.shard(), bus }
     }
 
     /// Reports a decision that took this long.
@@ -83,13 +92,22 @@ impl Recorder {
             let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             lines.write(level, &Subject { request, decision, client, outcome, origin, us });
         }
+        if !self.bus.is_silent() || !decision.blocks.is_empty() || outcome == Outcome::Fail {
+            self.bus.decided(&Happening { request, decision, client, took, now: clock::now() });
+        }
     }
 
     /// Reports a part of detection that stands out by its time; `is_due` when it is worth a line.
-    pub fn anomaly(&self, event: EventType, name: &str, seconds: f64, is_due: bool) {
+    pub fn anomaly(&self, event: EventType, name: &str, (seconds, z_score): (f64, Option<f64>), is_due: bool) {
         self.shard.event(event);
         if is_due {
             tracing::warn!(event = event.name(), name, seconds, "detection took unusually long");
+            let anomaly = match (event, z_score) {
+                (EventType::PatternAnomalyTimeout, _) => Anomaly::Timeout { content_length: None },
+                (_, Some(z_score)) => Anomaly::Statistical { z_score, avg_time: None, std_time: None, seconds },
+                (_, None) => Anomaly::Slow { content_length: None, seconds },
+            };
+            self.bus.system(system::anomaly(clock::now(), name, anomaly));
         }
     }
 

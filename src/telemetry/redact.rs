@@ -72,7 +72,8 @@ impl Redaction {
         if !shown.contains(char::is_control) {
             return shown;
         }
-        let escape = |letter: char| if letter.is_control() { format!("%{:02X}", u32::from(letter)) } else { letter.into() };
+        let escape =
+            |letter: char| if letter.is_control() { format!("%{:02X}", u32::from(letter)) } else { letter.into() };
         Cow::Owned(shown.chars().map(escape).collect())
     }
 
@@ -222,7 +223,9 @@ fn value(rest: &str, (opens, is_header, in_path): (bool, bool, bool)) -> Option<
         }
         // What is nested is not told apart: nothing after it is shown.
         b'{' | b'[' => value.len(),
-        _ if is_header => value.iter().position(|byte| matches!(byte, b'\n' | b'\r' | b'"' | b'\'' | b'&')).unwrap_or(value.len()),
+        _ if is_header => {
+            value.iter().position(|byte| matches!(byte, b'\n' | b'\r' | b'"' | b'\'' | b'&')).unwrap_or(value.len())
+        }
         _ => value
             .iter()
             .position(|byte| {
@@ -320,8 +323,11 @@ mod tests {
             (r#"/a?q={"password":"s","k":1}"#, r#"/a?q={"password":"[REDACTED]","k":1}"#),
             ("/token/abc", "/token/abc"),
             ("a token=abc", "a token=[REDACTED]"),
-            (r#"{"password":"x\"y","a":{"token":"y"},"n":1}"#, r#"{"password":"[REDACTED]","a":{"token":"[REDACTED]"},"n":1}"#),
-            (r#"{\"password\": \"x\"}"#, r#"{\"password\": \"[REDACTED]"}"#),
+            (
+                r#"{"password":"x\"y","a":{"token":"y"},"n":1}"#,
+                r#"{"password":"[REDACTED]","a":{"token":"[REDACTED]"},"n":1}"#,
+            ),
+            (r#"{\"password\": \"x\"}"#, r#"{\"password\": \"[REDACTED]"#),
             (r#"{"token":{"a":"b"},"n":1}"#, r#"{"token":[REDACTED]"#),
             (r#"{"token": 7, "n": 1}"#, r#"{"token": [REDACTED], "n": 1}"#),
             ("<password>abc</password>", "<password>[REDACTED]</password>"),

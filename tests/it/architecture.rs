@@ -17,7 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("feeds", &["model", "config", "state", "net"]),
     ("clock", &["model", "detect"]),
     ("live", &["model", "config", "engine"]),
-    ("telemetry", &["model", "config", "request", "net"]),
+    ("telemetry", &["model", "config", "request", "clock", "net"]),
     ("grpc", &["model", "request", "engine", "session", "state", "clock", "live", "telemetry"]),
     ("server", &["model", "config", "state", "clock", "grpc", "telemetry"]),
     (

@@ -17,6 +17,7 @@ mod deploy;
 mod detect;
 mod envoy;
 mod envoy_conformance;
+mod events;
 mod extract;
 mod ledger;
 mod limits;

@@ -34,7 +34,7 @@ const BEHAVIOR_CASES: [&str; 3] = [
 ];
 
 /// 2026-11-21 00:00:00 UTC; drives of a case follow one another within a second.
-const START: f64 = 1_795_219_200.0;
+pub(crate) const START: f64 = 1_795_219_200.0;
 
 fn cases(suite: &str) -> Vec<Value> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!(".cache/conformance/pipeline_{suite}.json"));
@@ -120,7 +120,7 @@ fn detector(profile: Profile) -> Arc<Detector> {
     Arc::clone(cell.get_or_init(compile))
 }
 
-fn blank<'r>() -> Request<'r> {
+pub(crate) fn blank<'r>() -> Request<'r> {
     Request {
         id: "",
         method: "GET",
@@ -179,7 +179,11 @@ fn comparable(value: &Value) -> Value {
     }
 }
 
-fn policy(case: &Value, profile: Profile) -> Policy {
+pub(crate) fn policy(case: &Value, profile: Profile) -> Policy {
+    policy_with(case, profile, Feeds::default())
+}
+
+pub(crate) fn policy_with(case: &Value, profile: Profile, feeds: Feeds) -> Policy {
     let mut config = Config::default();
     let mut security = serde_json::to_value(&config.security).unwrap();
     let fields = security.as_object_mut().unwrap();
@@ -200,7 +204,7 @@ fn policy(case: &Value, profile: Profile) -> Policy {
         .iter()
         .map(|(ip, code)| (ip.parse().unwrap(), CountryCode::new(code.as_str().unwrap()).unwrap()))
         .collect();
-    let feeds = Feeds { countries: Some(Arc::new(CountryTable(countries))), ..Feeds::default() };
+    let feeds = Feeds { countries: Some(Arc::new(CountryTable(countries))), ..feeds };
     Policy::compile(&config, &feeds, detector(profile)).unwrap()
 }
 

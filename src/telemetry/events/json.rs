@@ -31,7 +31,7 @@ pub fn moment(at: Timestamp, style: Style) -> String {
     let (year, month, day) = (time.year(), time.month(), time.day());
     let (hour, minute, second) = (time.hour(), time.minute(), time.second());
     let mut text = format!("{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}");
-    let fraction = micros.rem_euclid(1_000_000);
+    let fraction = time.subsec_nanosecond() / 1000;
     if fraction != 0 {
         text.push_str(&format!(".{fraction:06}"));
     }

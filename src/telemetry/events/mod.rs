@@ -166,8 +166,15 @@ impl EventRules {
         let is_bus = fact.handler == "middleware";
         // The limiter and the address resolver tell the request, too, but nothing that needs looking up.
         let tells_request = is_bus || matches!(fact.handler, "rate_limit" | "ip_extraction");
-        let mut metadata: Metadata =
-            fact.metadata.iter().take(METADATA_MAX).map(|(key, value)| (Cow::Borrowed(*key), self.clean(key, value))).collect();
+        let mut metadata: Metadata = fact
+            .metadata
+            .iter()
+            .take(METADATA_MAX)
+            .map(|(key, value)| (Cow::Borrowed(*key), self.clean(key, value)))
+            .collect();
+        if fact.event == EventType::PatternDetected {
+            self.hide_preview(&mut metadata);
+        }
         if is_bus {
             for name in ["traceparent", "tracestate"] {
                 let text = request.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
@@ -187,13 +194,22 @@ impl EventRules {
             user_agent: agent.filter(|_| tells_request).map(|agent| self.redaction.text(&agent).into_owned()),
             action: fact.action.clone(),
             reason: self.redaction.text(&fact.reason).into_owned(),
-            endpoint: tells_request
-                .then(|| self.redaction.path(&decode_once(request.target.path)).into_owned()),
+            endpoint: tells_request.then(|| self.redaction.path(&decode_once(request.target.path)).into_owned()),
             method: tells_request.then(|| crate::telemetry::redact::cut(request.method).to_owned()),
             response_time: tells_request.then_some(happening.took.as_secs_f64()),
             pattern,
             handler: Some(fact.handler).filter(|name| !name.is_empty()),
             metadata,
+        }
+    }
+
+    /// What lies under the name of a secret is not quoted. The name itself served for this alone.
+    fn hide_preview(&self, metadata: &mut Metadata) {
+        let field = named(metadata, "field").unwrap_or_default();
+        let is_secret = field.split(['.', '/', '[', ']', ':', ' ']).any(|part| self.redaction.is_secret(part));
+        metadata.retain(|(key, _)| key != "field");
+        for (_, value) in metadata.iter_mut().filter(|(key, _)| is_secret && key == "content_preview") {
+            *value = FactValue::Text(crate::telemetry::redact::MASK.to_owned());
         }
     }
 

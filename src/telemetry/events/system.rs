@@ -68,10 +68,7 @@ pub fn ip_unbanned(now: Timestamp, address: &str) -> Event {
 #[must_use]
 pub fn script_reloaded(now: Timestamp) -> Event {
     let reason = "NOSCRIPT recovery: Lua script re-cached on Redis".to_owned();
-    Event {
-        handler: Some("rate_limit"),
-        ..event(EventType::RateLimitScriptReloaded, now, "script_reloaded", reason)
-    }
+    Event { handler: Some("rate_limit"), ..event(EventType::RateLimitScriptReloaded, now, "script_reloaded", reason) }
 }
 
 /// How the connection to Redis changed.
@@ -246,20 +243,14 @@ pub enum PatternChange {
 #[must_use]
 pub fn pattern_changed(now: Timestamp, pattern: &str, change: PatternChange, total: usize) -> Event {
     let (kind, action, reason) = match change {
-        PatternChange::Added => {
-            (EventType::PatternAdded, "pattern_added", "Custom pattern added to detection system")
-        }
+        PatternChange::Added => (EventType::PatternAdded, "pattern_added", "Custom pattern added to detection system"),
         PatternChange::Removed => {
             (EventType::PatternRemoved, "pattern_removed", "Custom pattern removed from detection system")
         }
     };
     Event {
         handler: Some("sus_patterns"),
-        metadata: named([
-            ("pattern", text(pattern)),
-            ("pattern_type", text("custom")),
-            ("total_patterns", int(total)),
-        ]),
+        metadata: named([("pattern", text(pattern)), ("pattern_type", text("custom")), ("total_patterns", int(total))]),
         ..event(kind, now, action, reason.to_owned())
     }
 }
@@ -414,12 +405,7 @@ pub fn callback_failed(now: Timestamp, error: &str, heard: Anomaly) -> Event {
             ("callback_error", text(error)),
             ("anomaly_type", text(heard.name())),
         ]),
-        ..event(
-            EventType::DetectionEngineCallbackError,
-            now,
-            "logged",
-            format!("Anomaly callback failed: {error}"),
-        )
+        ..event(EventType::DetectionEngineCallbackError, now, "logged", format!("Anomaly callback failed: {error}"))
     }
 }
 

@@ -28,12 +28,13 @@ impl Hook {
         loop {
             let is_last = *stop.borrow();
             while let Some(payload) = queue.take(1).pop() {
+                let underway = queue.tally().underway(1);
                 match self.send(&payload, &queue).await {
-                    Ok(()) => queue.tally().delivered(1),
-                    Err(error) => {
-                        queue.tally().dropped(1);
-                        complaints.complain(self.name, &error);
+                    Ok(()) => {
+                        underway.arrived();
+                        complaints.forget(self.name);
                     }
+                    Err(error) => complaints.complain(self.name, &error),
                 }
             }
             if is_last {

@@ -58,13 +58,13 @@ impl Webhook {
                 if events.is_empty() {
                     break;
                 }
+                let underway = queue.tally().underway(events.len());
                 match self.send(&events, &queue).await {
                     Ok(()) => {
-                        queue.tally().delivered(events.len());
+                        underway.arrived();
                         complaints.forget(SinkName::Webhook);
                     }
                     Err(error) => {
-                        queue.tally().dropped(events.len());
                         complaints.complain(SinkName::Webhook, &error);
                         bus.failed("webhook", &error);
                     }

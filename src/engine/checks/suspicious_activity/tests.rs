@@ -25,6 +25,9 @@ fn security(fields: Value) -> Value {
     json!({"security": fields})
 }
 
+/// What every hostile value is told as.
+const DETECTED: (&str, &str) = ("pattern_detected", "threat_detected");
+
 #[test]
 fn attacks_are_refused_unless_somebody_is_excused() {
     let (status, body) = REFUSED;
@@ -101,8 +104,8 @@ fn thresholds_ban() {
 fn a_ban_replaces_the_report_of_the_attack() {
     let (policy, state) = (policy(security(lit!({"auto_ban_threshold": 1}))), Memory::new(100));
     let decision = at(&policy, &state, attack(), NOON);
-    assert_eq!(events(&decision), [("ip_banned", "banned")]);
-    assert_eq!(decision.facts[0].reason, "penetration_attempt");
+    assert_eq!(events(&decision), [DETECTED, ("ip_banned", "banned")]);
+    assert_eq!(decision.facts[1].reason, "penetration_attempt");
     assert!(decision.blocks[0].reason.starts_with("IP banned due to suspicious activity: 81.0.0.1 - Request body"));
     assert_eq!(
         ready(state.suspicion(
@@ -120,7 +123,7 @@ fn passive_mode_counts_and_bans_nobody() {
     let (policy, state) = (policy(text), Memory::new(100));
     for expected in [1, 2] {
         let decision = at(&policy, &state, attack(), NOON);
-        assert_eq!(events(&decision), [("penetration_attempt", "logged_only")]);
+        assert_eq!(events(&decision), [DETECTED, ("penetration_attempt", "logged_only")]);
         let count = FactValue::Int(expected);
         assert_eq!(decision.facts[0].metadata[0], ("request_count", count));
         assert_eq!(decision.blocks[0].reason, "Suspicious activity detected: 81.0.0.1");
@@ -138,12 +141,12 @@ fn refusals_escalate_when_they_carry_an_attack() {
     let (policy_of, state) = (policy(refused(lit!({}))), Memory::new(100));
     let first = at(&policy_of, &state, attack(), NOON);
     assert_eq!(short(&first), (403, "Forbidden"));
-    assert_eq!(events(&first), [("ip_blocked", "request_blocked"), ("penetration_attempt", "tracked")]);
+    assert_eq!(events(&first), [("ip_blocked", "request_blocked"), DETECTED, ("penetration_attempt", "tracked")]);
     let second = at(&policy_of, &state, attack(), NOON);
     assert_eq!(short(&second), (403, "Forbidden"));
     assert_eq!(
         events(&second),
-        [("ip_blocked", "request_blocked"), ("ip_banned", "banned"), ("penetration_attempt", "banned")]
+        [("ip_blocked", "request_blocked"), DETECTED, ("ip_banned", "banned"), ("penetration_attempt", "banned")]
     );
     assert!(second.blocks[0].reason.starts_with("IP banned due to suspicious activity"));
     assert_eq!(short(&at(&policy_of, &state, attack(), NOON)), (403, "IP address banned"));

@@ -48,7 +48,11 @@ pub(super) enum Sent {
 enum Meaning {
     End(Sent),
     /// Another attempt: after a time the server names, and as a failure or not.
-    Again { wait: Option<Duration>, is_failure: bool, why: String },
+    Again {
+        wait: Option<Duration>,
+        is_failure: bool,
+        why: String,
+    },
 }
 
 fn meaning(answer: &Response) -> Meaning {

@@ -278,8 +278,7 @@ impl Agent {
         let now = metrics.totals();
         let items = wire::since(&now, totals, clock::now());
         for item in items.into_iter().filter(|item| !self.settings.muted_metrics.iter().any(|name| name == item.kind)) {
-            // The queue counts what it drops.
-            let _has_room: bool = self.metrics.queue.push(item);
+            self.metrics.queue.push(item);
         }
         *totals = now;
     }

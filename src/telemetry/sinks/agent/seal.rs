@@ -23,9 +23,7 @@ impl fmt::Debug for Sealer {
 impl Sealer {
     /// A sealer for a key of 32 bytes in URL-safe base64, padded or not. It has proven that it works.
     pub(super) fn new(key: &str) -> Result<Self, AgentError> {
-        let bytes = URL_SAFE_NO_PAD
-            .decode_to_vec(key.trim().trim_end_matches('='))
-            .map_err(|_| AgentError::Key)?;
+        let bytes = URL_SAFE_NO_PAD.decode_to_vec(key.trim().trim_end_matches('=')).map_err(|_| AgentError::Key)?;
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| AgentError::Key)?;
         let sealer = Self { key: LessSafeKey::new(key), random: SystemRandom::new() };
         let probe = b"envoy-guard";

@@ -61,9 +61,7 @@ impl Item for std::sync::Arc<Event> {
     fn wire(&self, settings: &Settings) -> Option<Value> {
         let style = settings.style();
         let mut value = self.envelope(style);
-        if let (Some(enrichment), Some(Value::Object(metadata))) =
-            (&settings.enrichment, value.get_mut("metadata"))
-        {
+        if let (Some(enrichment), Some(Value::Object(metadata))) = (&settings.enrichment, value.get_mut("metadata")) {
             metadata.extend(enrichment.of_event(self));
         }
         if let Some(metadata) = value.get_mut("metadata") {
