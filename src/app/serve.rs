@@ -138,7 +138,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     let connections_max = usize::try_from(config.limits.max_connections).unwrap_or(usize::MAX);
     let accept = listeners.accept(&workers, connections_max, stopped);
     let stop = async {
-        let signal = wait_for_stop(&mailbox).await?;
+        let signal = wait_for_stop(&mailbox, log).await?;
         tracing::info!(signal, "stopping");
         house.draining.store(true, Ordering::Relaxed);
         health.set_service_status("", ServingStatus::NotServing).await;
@@ -213,15 +213,17 @@ fn start_workers(
         .collect()
 }
 
-/// Waits for a signal to stop; takes every SIGHUP on the way as a request to load the configuration again.
-async fn wait_for_stop(mailbox: &Mailbox) -> io::Result<&'static str> {
+/// Waits for a signal to stop; takes every SIGUSR1 as word that the log file was moved away, and every SIGHUP on the way as a request to load the configuration again.
+async fn wait_for_stop(mailbox: &Mailbox, log: &Queue) -> io::Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
+    let mut rotate = signal(SignalKind::user_defined1())?;
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok("SIGTERM"),
             _ = interrupt.recv() => return Ok("SIGINT"),
+            _ = rotate.recv() => log.reopen(),
             // The keeper says how it went.
             _ = reload.recv() => drop(mailbox.change(Change::Config).await),
         }

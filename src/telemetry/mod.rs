@@ -12,9 +12,7 @@ pub mod redact;
 pub mod sinks;
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +33,7 @@ use crate::telemetry::events::Happening;
 use crate::telemetry::events::system::{self, Anomaly};
 use crate::telemetry::lines::{Lines, Subject};
 use crate::telemetry::metrics::{Metrics, Outcome, Shard, StreamEnd};
-use crate::telemetry::queue::{Queue, sinks};
+use crate::telemetry::queue::{LogFile, Queue};
 
 /// One worker thread's way to report. Belongs to one thread.
 #[derive(Debug)]
@@ -151,13 +149,13 @@ fn would_block(fact: &Fact) -> bool {
 /// Turns logging on for the process: format, filter, queue and sinks of the configuration. To be called once; the
 /// queue that it returns is flushed at the end of the process. The levels of decision lines are not fixed here.
 pub fn start_logging(config: &Config) -> io::Result<Queue> {
-    let file = config.security.custom_log_file.as_deref().map(|path| (path, open(path)));
+    let file = config.security.custom_log_file.as_deref().map(|path| (path, LogFile::open(path)));
     let (file, failure) = match file {
         Some((_, Ok(file))) => (Some(file), None),
         Some((path, Err(error))) => (None, Some((path, error))),
         None => (None, None),
     };
-    let queue = Queue::new(usize::try_from(config.telemetry.queue).unwrap_or(usize::MAX), sinks(file))?;
+    let queue = Queue::into_file(usize::try_from(config.telemetry.queue).unwrap_or(usize::MAX), file)?;
     let filter = EnvFilter::try_new(&config.telemetry.log_filter).map_err(io::Error::other)?;
     let layer = tracing_subscriber::fmt::layer().with_writer(queue.clone()).with_ansi(false);
     let started = match config.security.log_format {
@@ -169,14 +167,6 @@ pub fn start_logging(config: &Config) -> io::Result<Queue> {
         tracing::warn!(path = %path.display(), %error, "security.custom_log_file cannot be written");
     }
     Ok(queue)
-}
-
-/// Opens a log file for appending; folders on the way are made.
-fn open(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
-    }
-    OpenOptions::new().append(true).create(true).open(path)
 }
 
 /// Panics become one log line with their place. What they say may quote a request and stays out.

@@ -1,9 +1,10 @@
 //! A bounded way to a slow sink: whoever writes never waits, and what does not fit is dropped and counted.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 pub struct Queue {
     sender: SyncSender<Item>,
     dropped: Arc<AtomicU64>,
+    reopens: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -25,13 +27,77 @@ enum Item {
     Flush(SyncSender<()>),
 }
 
+/// A file that lines are appended to, and that may be moved away: when it is told to, it opens its path again.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    file: BufWriter<File>,
+    reopens: Arc<AtomicBool>,
+}
+
+impl LogFile {
+    /// Opens a log file for appending; folders on the way are made.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), reopens: Arc::default() })
+    }
+
+    /// What lies at the path now; when that cannot be opened, lines go on to where they went.
+    fn follow(&mut self) {
+        if self.reopens.swap(false, Ordering::Relaxed)
+            && let Ok(next) = Self::open(&self.path)
+        {
+            // What is still buffered belongs to the old file; it cannot be reported that it is lost.
+            self.file.flush().unwrap_or_default();
+            self.file = next.file;
+        }
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.follow();
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.follow();
+        self.file.flush()
+    }
+}
+
 impl Queue {
     /// A queue of `capacity` lines into `sinks`, emptied by a thread of its own. A sink that fails loses its lines and
     /// is tried again with the next one.
     pub fn new(capacity: usize, sinks: Vec<Box<dyn Write + Send>>) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(capacity.max(1));
         std::thread::Builder::new().name("log".to_owned()).spawn(move || drain(&receiver, sinks))?;
-        Ok(Self { sender, dropped: Arc::default() })
+        Ok(Self { sender, dropped: Arc::default(), reopens: Arc::default() })
+    }
+
+    /// A queue into the standard output and a file that [`Queue::reopen`] opens again.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn into_file(capacity: usize, file: Option<LogFile>) -> io::Result<Self> {
+        let reopens = file.as_ref().map(|file| Arc::clone(&file.reopens)).unwrap_or_default();
+        Ok(Self { reopens, ..Self::new(capacity, sinks(file))? })
+    }
+
+    /// Lets lines go to what lies at the file's path now: whoever rotates it has moved the old one away.
+    pub fn reopen(&self) {
+        self.reopens.store(true, Ordering::Relaxed);
+        // The next line would do it, too; with a full queue it does.
+        let (done, _) = sync_channel(1);
+        if self.sender.try_send(Item::Flush(done)).is_err() {
+            tracing::debug!("the log is busy and follows its file with the next line");
+        }
     }
 
     /// Lines that found no place.
@@ -79,9 +145,9 @@ fn each(sinks: &mut [Box<dyn Write + Send>], write: impl Fn(&mut dyn Write) -> i
 
 /// Standard output, buffered, and the file when there is one.
 #[must_use]
-pub fn sinks(file: Option<File>) -> Vec<Box<dyn Write + Send>> {
+pub fn sinks(file: Option<LogFile>) -> Vec<Box<dyn Write + Send>> {
     let stdout: Box<dyn Write + Send> = Box::new(io::BufWriter::new(io::stdout()));
-    let file = file.map(|file| Box::new(io::BufWriter::new(file)) as Box<dyn Write + Send>);
+    let file = file.map(|file| Box::new(file) as Box<dyn Write + Send>);
     std::iter::once(stdout).chain(file).collect()
 }
 
@@ -141,6 +207,26 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("logs/guard.log"), folder.path().join("guard.log.1"));
+        let file = LogFile::open(&path).unwrap();
+        let reopens = Arc::clone(&file.reopens);
+        let queue = Queue { reopens, ..Queue::new(8, vec![Box::new(file)]).unwrap() };
+        let write = |line: &[u8]| {
+            queue.make_writer().write_all(line).unwrap();
+            queue.flush();
+        };
+        write(b"one\n");
+        std::fs::rename(&path, &moved).unwrap();
+        write(b"two\n");
+        queue.reopen();
+        write(b"three\n");
+        assert_eq!(std::fs::read_to_string(&moved).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
     }
 
     #[test]

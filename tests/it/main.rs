@@ -35,5 +35,6 @@ mod service;
 mod stack;
 mod state;
 mod tls;
+mod telemetry;
 mod verdicts;
 mod wire;

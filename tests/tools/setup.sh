@@ -81,6 +81,11 @@ if ! "$cache/venv/bin/python" -c "import importlib.metadata as m; assert m.versi
     say "installing guard-core $core into .cache/venv"
     pip install "guard-core==$core"
 fi
+agent=3.2.4
+if ! "$cache/venv/bin/python" -c "import importlib.metadata as m; assert m.version('guard-agent') == '$agent'; import grpc, opentelemetry.proto" 2>/dev/null; then
+    say "installing guard-agent $agent and the OTLP messages into .cache/venv"
+    pip install "guard-agent==$agent" "opentelemetry-proto==1.45.2" "grpcio==1.85.1"
+fi
 if ! [ -f "$cache/conformance/index.json" ]; then
     say "fetching guard-core's conformance cases"
     tmp=$(mktemp -d)
