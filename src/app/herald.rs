@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::app::rules::{Listener, News};
 use crate::clock;
+
 use crate::live::{Live, Snapshot};
 use crate::state::Backend;
+use crate::state::formats::Rules;
 use crate::telemetry::bus::Bus;
-use crate::telemetry::events::system::{self, RedisChange, RedisFailure};
+use crate::telemetry::events::system::{self, RedisChange, RedisFailure, RuleEffects, RuleIdentity};
 use crate::telemetry::exporters::Exporters;
 use crate::telemetry::metrics::{Metrics, Sample};
 use crate::telemetry::sinks::{Composers, Plan};
@@ -77,6 +80,38 @@ impl Redis {
         (self.reloads..reloads).take(16).for_each(|_| bus.system(system::script_reloaded(now)));
         self.reloads = reloads;
     }
+}
+
+/// Tells what dynamic rules do.
+#[must_use]
+pub fn listener(bus: &Arc<Bus>) -> Listener {
+    let bus = Arc::clone(bus);
+    Box::new(move |news| {
+        let now = clock::now();
+        bus.system(match news {
+            News::Received(rules, previous) => system::rules_received(now, identity(rules), previous),
+            News::Banned(target, window) => {
+                system::ip_banned(now, &target.to_string(), "dynamic_rule", window.seconds())
+            }
+            News::Unbanned(target) => system::ip_unbanned(now, &target.to_string()),
+            News::Lockdown(rules) => {
+                let whitelist: Vec<String> = rules.emergency_whitelist.iter().map(ToString::to_string).collect();
+                system::emergency_activated(now, &whitelist)
+            }
+            News::Applied(rules) => {
+                let effects = RuleEffects {
+                    ip_bans: rules.ip_blacklist.len(),
+                    country_blocks: rules.blocked_countries.len(),
+                    emergency_mode: rules.emergency_mode,
+                };
+                system::rules_applied(now, identity(rules), effects)
+            }
+        });
+    })
+}
+
+fn identity(rules: &Rules) -> RuleIdentity<'_> {
+    RuleIdentity { id: &rules.rule_id, version: rules.version }
 }
 
 /// Counts of the sinks, for the metrics.

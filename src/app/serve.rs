@@ -118,7 +118,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
         (Arc::clone(&house.state), Arc::clone(&live)),
         mailbox.clone(),
         Arc::clone(&house.rules),
-        Box::new(|_| {}),
+        herald::listener(&bus),
     );
     // Before anybody is served: a lockdown holds through a restart.
     follower.hydrate().await;

@@ -146,7 +146,7 @@ fn each(sinks: &mut [Box<dyn Write + Send>], write: impl Fn(&mut dyn Write) -> i
 /// Standard output, buffered, and the file when there is one.
 #[must_use]
 pub fn sinks(file: Option<LogFile>) -> Vec<Box<dyn Write + Send>> {
-    let stdout: Box<dyn Write + Send> = Box::new(io::BufWriter::new(io::stdout()));
+    let stdout: Box<dyn Write + Send> = Box::new(BufWriter::new(io::stdout()));
     let file = file.map(|file| Box::new(file) as Box<dyn Write + Send>);
     std::iter::once(stdout).chain(file).collect()
 }

@@ -21,7 +21,7 @@ use envoy_guard::model::time::{Timestamp, Window};
 use envoy_guard::request::headers::Headers;
 use envoy_guard::request::{Body, Request};
 use envoy_guard::state::memory::Memory;
-use envoy_guard::state::{Answer, BanPage, Question, State, StateError, Suspicion, Track};
+use envoy_guard::state::{Answer, BanPage, Mark, Question, State, StateError, Suspicion, Track};
 use envoy_guard::telemetry::buffer::{Buffer, Full};
 use envoy_guard::telemetry::bus::{Bus, Outlets};
 use envoy_guard::telemetry::events::json::Style;
@@ -144,6 +144,10 @@ impl State for Faulty {
 
     async fn observe(&self, track: Track<'_>, window: Window, now: Timestamp) -> Result<u64, StateError> {
         self.0.observe(track, window, now).await
+    }
+
+    async fn withdraw(&self, tracks: &[Track<'_>], mark: Mark) -> Result<(), StateError> {
+        self.0.withdraw(tracks, mark).await
     }
 
     async fn reset_bans(&self) -> Result<(), StateError> {

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::net::client::{Client, Request, Response};
 use crate::telemetry::events::json::{ascii, sorted};
 use crate::telemetry::sinks::agent::Settings;
-use crate::telemetry::sinks::agent::wire::{self, AGENT_VERSION, Route};
+use crate::telemetry::sinks::agent::wire::{self, Route};
 use crate::telemetry::sinks::post::hex;
 
 /// Longest pause between two attempts.
@@ -204,17 +204,11 @@ impl Link {
         let settings = &self.settings;
         let signature = settings.signing.as_ref().map(|key| format!("v1={}", hex(hmac::sign(key, body).as_ref())));
         let compressed = settings.compress_from.filter(|from| *from <= body.len()).and_then(|_| gzip(body));
-        let agent = format!("guard-agent/{AGENT_VERSION}");
-        let mut headers = vec![
-            ("user-agent", agent.as_str()),
-            ("content-type", "application/json"),
-            ("x-api-key", settings.api_key.expose()),
-            ("x-agent-install-id", settings.install_id.as_str()),
-        ];
-        headers.extend(settings.project.as_deref().map(|project| ("x-project-id", project)));
+        let own = settings.identity.headers();
+        let mut headers: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
         headers.extend(signature.as_deref().map(|signature| ("x-payload-signature", signature)));
         headers.extend(compressed.as_ref().map(|_| ("content-encoding", "gzip")));
-        let url = format!("{}{path}", settings.base);
+        let url = settings.identity.url(path);
         let sent = compressed.as_deref().unwrap_or(body);
         let request = Request { headers: &headers, timeout: settings.timeout, ..Request::post(&url, sent) };
         self.client.send(&request).await.map_err(|error| error.to_string())

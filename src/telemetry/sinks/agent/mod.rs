@@ -7,19 +7,18 @@ mod link;
 mod seal;
 mod wire;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::hmac;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::clock;
 use crate::config::security::SecurityConfig;
-use crate::config::values::{OverflowPolicy, Secret};
+use crate::config::values::OverflowPolicy;
 use crate::model::time::Timestamp;
+use crate::net::agent::{Identity, install_id};
 use crate::net::client::Client;
 use crate::telemetry::buffer::{Buffer, Full, SinkName};
 use crate::telemetry::bus::Bus;
@@ -57,10 +56,7 @@ pub enum AgentError {
 /// What an agent needs to know.
 #[derive(Debug)]
 pub struct Settings {
-    base: String,
-    api_key: Secret,
-    project: Option<String>,
-    install_id: String,
+    identity: Identity,
     guard_version: String,
     buffer: usize,
     mark: usize,
@@ -101,10 +97,12 @@ impl Settings {
         let signing = security.agent_payload_signing_secret.as_ref();
         let sensitive = security.agent_sensitive_headers.iter().flatten();
         Ok(Some(Self {
-            base: base(&security.agent_endpoint).to_owned(),
-            api_key,
-            project: security.agent_project_id.clone(),
-            install_id: security.agent_install_id.clone().unwrap_or_else(install_id),
+            identity: Identity {
+                endpoint: security.agent_endpoint.clone(),
+                api_key: api_key.expose().to_owned(),
+                install_id: security.agent_install_id.clone().unwrap_or_else(install_id),
+                project_id: security.agent_project_id.clone(),
+            },
             guard_version: security.agent_guard_version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             buffer,
             mark: (buffer as f64 * ratio).ceil() as usize,
@@ -130,28 +128,6 @@ impl Settings {
             enrichment: Enrichment::of(security),
         }))
     }
-}
-
-/// The address that routes are put behind.
-fn base(endpoint: &str) -> &str {
-    let bare = endpoint.trim_end_matches('/');
-    bare.strip_suffix("/api/v1").unwrap_or(bare).trim_end_matches('/')
-}
-
-/// The id of this installation, kept where guard-agent keeps it; one for this run when nothing can be kept.
-fn install_id() -> String {
-    let fresh = Uuid::new_v4().to_string();
-    let Some(home) = std::env::var_os("HOME").filter(|home| !home.is_empty()) else { return fresh };
-    let folder = PathBuf::from(home).join(".guard-agent");
-    let file = folder.join("install-id");
-    let kept = std::fs::read_to_string(&file).ok().and_then(|text| Uuid::parse_str(text.trim()).ok());
-    if let Some(kept) = kept {
-        return kept.to_string();
-    }
-    if let Err(error) = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, &fresh)) {
-        tracing::debug!(%error, "the agent's installation id is not kept");
-    }
-    fresh
 }
 
 /// One queue with what its attempts came to.

@@ -3,14 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use crate::model::time::Timestamp;
+use crate::net::agent::AGENT_VERSION;
 use crate::telemetry::events::Event;
 use crate::telemetry::events::json::{Style, moment};
 use crate::telemetry::metrics::Totals;
 use crate::telemetry::redact::MASK;
 use crate::telemetry::sinks::agent::Settings;
 
-/// The release of guard-agent whose protocol this is.
-pub(super) const AGENT_VERSION: &str = "3.2.4";
 /// The release of guard-core whose events these are.
 pub(super) const CORE_VERSION: &str = "4.4.0";
 /// Headers whose values are in no batch.
@@ -135,7 +134,7 @@ pub(super) fn since(now: &Totals, before: &Totals, at: Timestamp) -> Vec<Metric>
 pub(super) fn batch(settings: &Settings, route: Route, items: Vec<Value>, (id, now): (&str, Timestamp)) -> Value {
     let (events, metrics) = route.split(items);
     json!({
-        "project_id": settings.project.as_deref().unwrap_or("default"),
+        "project_id": settings.identity.project_id.as_deref().unwrap_or("default"),
         "events": events,
         "metrics": metrics,
         "batch_id": id,
