@@ -34,7 +34,7 @@ mod rules;
 mod service;
 mod stack;
 mod state;
-mod tls;
 mod telemetry;
+mod tls;
 mod verdicts;
 mod wire;
