@@ -334,7 +334,7 @@ impl Follower {
         let request = Request {
             headers: &headers,
             known: Some(&self.known),
-            timeout: server.timeout,
+            timeout: server.timeout.min(self.time_left()),
             body_bytes_max: DOCUMENT_BYTES_MAX,
             redirects_max: 0,
             ..Request::get(&url)
@@ -346,6 +346,13 @@ impl Follower {
             self.known = known;
         }
         Ok(text)
+    }
+
+    /// How long the rules in force hold: nothing may keep us from ending them.
+    fn time_left(&self) -> Duration {
+        let end = self.active.as_ref().and_then(|rules| rules.rules.expires_at.as_ref());
+        let seconds = end.map(|end| end.timestamp().since(clock::now()).max(TICK.as_secs_f64()));
+        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX)
     }
 
     /// Takes in a document; returns for how long the server need not be asked again.
