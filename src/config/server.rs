@@ -74,6 +74,10 @@ pub struct LimitsConfig {
     /// Seconds of silence after which an ext_proc stream is given up; more than Envoy's own idle timeouts.
     #[schemars(range(min = 1, max = 86400))]
     pub stream_idle_seconds: u32,
+    /// Messages that one ext_proc stream may bring; an exchange with more parts is ended as a failure. Each part of a
+    /// body is a message.
+    #[schemars(range(min = 16, max = 4294967295u32))]
+    pub max_stream_messages: u32,
     /// CEL evaluation steps are bounded by this many bytes of request body.
     #[schemars(range(min = 0, max = 10485760))]
     pub cel_body_bytes: u32,
@@ -91,6 +95,7 @@ impl Default for LimitsConfig {
             state_deadline_ms: 100,
             max_gathered_bytes: 256 * 1024 * 1024,
             stream_idle_seconds: 3600,
+            max_stream_messages: 10_000_000,
             cel_body_bytes: 65_536,
         }
     }

@@ -110,6 +110,12 @@ impl Policy {
         identify(&self.proxies, request).client
     }
 
+    /// True when a route has this name.
+    #[must_use]
+    pub fn has_route(&self, name: &str) -> bool {
+        self.routes.knows(name)
+    }
+
     /// What detection looks at in `request`: the settings of its route.
     #[must_use]
     pub fn scope(&self, request: &Request<'_>) -> &Scope {

@@ -114,6 +114,11 @@ impl Routes {
         self.names.get(id.index()).map(String::as_str)
     }
 
+    /// True when a route has this name.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// Finds the route of a request whose path was normalised to `path`. A name that Envoy gives wins; when it names
     /// no route the request is unresolved, and the table still applies so that no protection is lost.
     pub(crate) fn resolve(&self, request: &Request<'_>, path: &str) -> Resolved {

@@ -29,6 +29,8 @@ pub(super) struct Prepared {
     pub(super) body_bytes_max: usize,
     /// Body bytes that all exchanges of the thread may have gathered at once.
     pub(super) gathered_bytes_max: usize,
+    /// Messages that one exchange may have.
+    pub(super) messages_max: u32,
     /// Silence after which an exchange is given up.
     pub(super) idle: Duration,
 }
@@ -68,6 +70,7 @@ impl Prepared {
             message_bytes_max: config.limits.max_message_bytes,
             body_bytes_max: size(config.security.detection_max_body_inspect_bytes).saturating_add(OVERLAP),
             gathered_bytes_max: size(config.limits.max_gathered_bytes),
+            messages_max: config.limits.max_stream_messages,
             idle: Duration::from_secs(config.limits.stream_idle_seconds.into()),
             snapshot: Arc::clone(snapshot),
         })

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod proc;
 pub mod read;
 pub mod repeat;
+mod web;
 pub mod wire;
 pub mod write;
 

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::grpc::web::{self, Web, grpc_status};
 use crate::grpc::wire::Message;
 use crate::model::addr::Client;
 use crate::model::decision::{ConstantHeaders, Decision, Denial, Origin, Verdict};
@@ -64,7 +65,10 @@ impl Writer {
             Verdict::Allow => self.allow(request, decision, client),
             Verdict::Deny(denial) => framed(512 + denial.body.len(), |answer| {
                 status(answer, PERMISSION_DENIED, denial.origin.name());
-                answer.message(response::DENIED, |denied| local_reply(denied, denial, refusal_status(denial)));
+                answer.message(response::DENIED, |denied| match Web::of(request, denial) {
+                    Some(web) => web_reply(denied, denial, web, refusal_status(denial)),
+                    None => local_reply(denied, denial, refusal_status(denial)),
+                });
                 self.metadata(answer, request, decision, client);
             }),
             Verdict::Fail(denial) => framed(512 + denial.body.len(), |answer| {
@@ -225,6 +229,26 @@ fn local_reply(reply: &mut Message, denial: &Denial<'_>, status: u16) {
         header(reply, 2, edit);
     }
     reply.text(3, &denial.body);
+}
+
+/// The same for a grpc-web client: what happened to its call stands in trailers, and HTTP has nothing to report. A body
+/// is text here, so that trailers of the binary form, which begin with a byte that is none, stand among the headers.
+fn web_reply(reply: &mut Message, denial: &Denial<'_>, web: Web, status: u16) {
+    reply.message(1, |code| code.number(1, 200));
+    header(reply, 2, &HeaderEdit::set("content-type", web.media()));
+    for edit in denial.headers.iter().filter(|edit| !edit.name.eq_ignore_ascii_case("content-type")) {
+        header(reply, 2, edit);
+    }
+    let code = grpc_status(status);
+    match web {
+        Web::Text => reply.bytes(3, &web.body(code, &denial.body)),
+        Web::Binary => {
+            header(reply, 2, &HeaderEdit::set("grpc-status", code.to_string()));
+            header(reply, 2, &HeaderEdit::set("grpc-message", web::escaped(&denial.body)));
+            // An empty message: Envoy drops the media type of an answer without a body, and clients insist on it.
+            reply.bytes(3, &[0; PREFIX]);
+        }
+    }
 }
 
 /// A HeaderValueOption for a response. Both switches are set, and say the same: Envoy versions differ in which of them

@@ -4,6 +4,8 @@
 mod clients;
 mod h2;
 mod modes;
+mod routes;
+mod wire;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -63,7 +63,10 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
         let continued = decided.and_then(|decided| decided.standing());
         // The route was chosen with the decision; else whoever set up this filter chooses it.
         let chosen = continued.and_then(|_| decided.and_then(|decided| decided.route));
-        let route = chosen.or(called).or(opening.route);
+        let attributes = &opening.attributes;
+        // Envoy's routes have names of their own: one that the policy does not know says nothing.
+        let named = || attributes.route_name.filter(|name| prepared.snapshot.policy.has_route(name));
+        let route = chosen.or(called).or(opening.route).or(attributes.route).or_else(named);
         let request = match &opening.part {
             Part::RequestHeaders(head) => Some(head.request(&opening.attributes, route)?),
             _ => None,
@@ -225,7 +228,7 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
             Verdict::Deny(_) | Verdict::Fail(_) if has_metadata => write::metadata(facts),
             Verdict::Allow | Verdict::Deny(_) | Verdict::Fail(_) => Vec::new(),
         };
-        write::immediate(decision, &metadata)
+        write::immediate(request, decision, &metadata)
     }
 
     /// What cannot be is our failure.

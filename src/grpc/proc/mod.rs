@@ -7,6 +7,7 @@
 mod answers;
 mod exchange;
 mod read;
+mod route_metadata;
 mod write;
 
 use std::cell::Cell;
@@ -107,6 +108,7 @@ impl<S: State + 'static> Proc<S> {
             return Lost::Unreadable("the headers are no request".to_owned()).report(outbox, &self.recorder).await;
         };
         exchange.take(&opening, &first).await;
+        let mut taken = 1;
         while !exchange.session.is_closed() {
             // Envoy resets the stream when it needs no more answers, and nobody runs this any further.
             end.is.set(match exchange.session.ending() {
@@ -118,6 +120,10 @@ impl<S: State + 'static> Proc<S> {
                 Ok(None) => break,
                 Err(lost) => return lost.report(outbox, &self.recorder).await,
             };
+            taken += 1;
+            if prepared.messages_max < taken {
+                return Lost::Endless(prepared.messages_max).report(outbox, &self.recorder).await;
+            }
             match read::read(&message) {
                 Ok(part) => exchange.take(&part, &message).await,
                 Err(error) => return Lost::Unreadable(error.to_string()).report(outbox, &self.recorder).await,
@@ -156,6 +162,8 @@ enum Lost {
     Frame(FrameError),
     Unreadable(String),
     Idle,
+    /// More parts came than one exchange may have.
+    Endless(u32),
 }
 
 impl Lost {
@@ -177,6 +185,12 @@ impl Lost {
             Self::Unreadable(error) => {
                 recorder.unreadable(&error);
                 outbox.send(write::failure(500, FAILED, "envoy_guard_fail_unreadable")).await;
+                (StreamEnd::Failed, INTERNAL)
+            }
+            Self::Endless(max) => {
+                recorder
+                    .unreadable(&format_args!("the exchange has more than {max} parts (limits.max_stream_messages)"));
+                outbox.send(write::failure(500, FAILED, "envoy_guard_fail_too_many_messages")).await;
                 (StreamEnd::Failed, INTERNAL)
             }
             Self::Idle => (StreamEnd::Idle, DEADLINE_EXCEEDED),

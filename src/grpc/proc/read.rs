@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::engine::phases::{ResponseHead, Standing};
+use crate::grpc::proc::route_metadata;
 use crate::grpc::read::{entry, header_value};
 use crate::grpc::wire::{Fields, Malformed, Value};
 use crate::model::decision::IdentityFlags;
@@ -17,7 +18,7 @@ const DECIDED: &str = "envoy.filters.http.ext_authz";
 /// The namespace in which an operator may name the route, and in which we say what we decided.
 pub(super) const OURS: &str = "envoy-guard";
 /// The key in it.
-const ROUTE: &str = "guard_route";
+pub(super) const ROUTE: &str = "guard_route";
 
 /// One message.
 #[derive(Debug, Default)]
@@ -72,6 +73,10 @@ pub(super) struct Attributes<'m> {
     protocol: &'m str,
     sni: &'m str,
     principal: &'m str,
+    /// The guard's route that the metadata of Envoy's route names.
+    pub(super) route: Option<&'m str>,
+    /// What Envoy's route is called.
+    pub(super) route_name: Option<&'m str>,
 }
 
 /// How bodies come.
@@ -234,6 +239,8 @@ impl<'m> Incoming<'m> {
             match key {
                 "source.address" => attributes.source = Some(text),
                 "request.protocol" => attributes.protocol = text,
+                "xds.route_metadata" => attributes.route = route_metadata::route(text),
+                "xds.route_name" if !text.is_empty() => attributes.route_name = Some(text),
                 "connection.requested_server_name" => attributes.sni = text,
                 "connection.uri_san_peer_certificate" if !text.is_empty() => attributes.principal = text,
                 "connection.subject_peer_certificate" if attributes.principal.is_empty() => attributes.principal = text,

@@ -59,6 +59,13 @@ fn opening() -> ProcessingRequest {
         ("connection.requested_server_name", text("shop.example")),
         ("connection.subject_peer_certificate", text("CN=a")),
         ("connection.uri_san_peer_certificate", text("spiffe://a")),
+        ("xds.route_name", text("named-by-envoy")),
+        (
+            "xds.route_metadata",
+            text(
+                r#"filter_metadata { key: "envoy-guard" value { fields { key: "guard_route" value { string_value: "in-metadata" } } } }"#,
+            ),
+        ),
     ]);
     let decided = values(&[
         ("decision", text("allow")),
@@ -104,6 +111,7 @@ fn an_opening_is_read_whole() {
     assert_eq!((protocol.request_body, protocol.response_body), (BodyMode::FullDuplex, BodyMode::Streamed));
     assert!(protocol.hasty && read.observed);
     assert_eq!(read.route, Some("named"));
+    assert_eq!((read.attributes.route, read.attributes.route_name), (Some("in-metadata"), Some("named-by-envoy")));
     let decided = read.decided.unwrap();
     let standing = decided.standing().unwrap();
     assert_eq!(standing.client.unwrap().to_string(), "198.51.100.7");
@@ -311,7 +319,7 @@ fn refusals_have_status_body_details_and_a_grpc_status() {
         (Verdict::Fail(denial(403, limited)), 500, 13, "envoy_guard_fail_rate_limit"),
     ] {
         let decision = Decision { verdict, ..Decision::allow() };
-        let answer = parsed(&write::immediate(&decision, &[]).unwrap());
+        let answer = parsed(&write::immediate(&asker(&[]), &decision, &[]).unwrap());
         let Some(Reply::ImmediateResponse(reply)) = answer.response else { panic!() };
         assert_eq!(reply.status.unwrap().code, status);
         assert_eq!(
@@ -324,7 +332,46 @@ fn refusals_have_status_body_details_and_a_grpc_status() {
             [("content-type", &b"text/plain"[..], Some(false)), ("retry-after", b"30", Some(false))]
         );
     }
-    assert_eq!(write::immediate(&Decision::allow(), &[]), None);
+    assert_eq!(write::immediate(&asker(&[]), &Decision::allow(), &[]), None);
+}
+
+/// A request with these fields.
+fn asker<'r>(fields: &[(&'r str, &'r str)]) -> crate::request::Request<'r> {
+    crate::request::Request {
+        id: "",
+        method: "POST",
+        scheme: "http",
+        host: "a",
+        target: "/".into(),
+        protocol: "HTTP/2",
+        headers: fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect(),
+        body: crate::request::Body::Absent,
+        peer: Peer::Absent,
+        route: None,
+        tls: crate::request::Tls::default(),
+    }
+}
+
+#[test]
+fn a_grpc_web_client_finds_its_refusal_in_trailers() {
+    let denial = Denial {
+        origin: Origin::Check(Check::RateLimit),
+        status: 429,
+        body: "no".into(),
+        content_type: Some("text/plain"),
+        headers: [HeaderEdit::set("retry-after", "30")].into_iter().collect(),
+    };
+    let decision = Decision { verdict: Verdict::Deny(denial), ..Decision::allow() };
+    let request = asker(&[("content-type", "application/grpc-web+proto")]);
+    let answer = parsed(&write::immediate(&request, &decision, &[]).unwrap());
+    let Some(Reply::ImmediateResponse(reply)) = answer.response else { panic!() };
+    assert_eq!((reply.status.unwrap().code, reply.grpc_status), (200, None));
+    assert_eq!(&reply.body[5..], b"grpc-status: 8\r\ngrpc-message: no\r\n");
+    assert_eq!(reply.details, "envoy_guard_deny_rate_limit");
+    let set = reply.headers.unwrap().set_headers;
+    let expected =
+        [("content-type", &b"application/grpc-web+proto"[..], Some(false)), ("retry-after", b"30", Some(false))];
+    assert_eq!(shown(&set), expected);
 }
 
 /// Polls a body to its end: data frames, then the gRPC status.

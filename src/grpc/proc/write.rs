@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::engine::phases::{ResponseEdits, ResponseHead};
 use crate::grpc::proc::read::OURS;
+use crate::grpc::web::{Web, grpc_status};
 use crate::grpc::wire::Message;
 use crate::grpc::write::{clean, failure_status, framed, refusal_status};
 use crate::model::decision::{Decision, Denial, Verdict};
@@ -78,14 +79,17 @@ pub(super) fn response_trailers() -> Bytes {
 }
 
 /// A refusal, or our failure, in place of the upstream's answer; `None` for an allow.
-pub(super) fn immediate(decision: &Decision<'_>, metadata: &[u8]) -> Option<Bytes> {
+pub(super) fn immediate(request: &Request<'_>, decision: &Decision<'_>, metadata: &[u8]) -> Option<Bytes> {
     let (denial, status, kind) = match &decision.verdict {
         Verdict::Allow => return None,
         Verdict::Deny(denial) => (denial, refusal_status(denial), "deny"),
         Verdict::Fail(denial) => (denial, failure_status(denial.status), "fail"),
     };
     Some(framed(512 + denial.body.len() + metadata.len(), |answer| {
-        answer.message(field::IMMEDIATE, |reply| local_reply(reply, denial, status, kind));
+        answer.message(field::IMMEDIATE, |reply| match Web::of(request, denial) {
+            Some(web) => web_reply(reply, denial, (web, status, kind)),
+            None => local_reply(reply, denial, status, kind),
+        });
         if !metadata.is_empty() {
             answer.bytes(field::METADATA, metadata);
         }
@@ -132,18 +136,18 @@ fn local_reply(reply: &mut Message, denial: &Denial<'_>, status: u16, kind: &str
     reply.text(5, &format!("envoy_guard_{kind}_{}", denial.origin.name()));
 }
 
-/// What an HTTP status is called in gRPC.
-const fn grpc_status(status: u16) -> u64 {
-    match status {
-        400 => 3,
-        401 => 16,
-        404 => 5,
-        413 | 429 => 8,
-        500 => 13,
-        501 => 12,
-        502..=504 => 14,
-        _ => 7,
-    }
+/// The same for a grpc-web client: what happened to its call stands in trailers, and HTTP has nothing to report.
+fn web_reply(reply: &mut Message, denial: &Denial<'_>, how: (Web, u16, &str)) {
+    let (web, status, kind) = how;
+    reply.message(1, |code| code.number(1, 200));
+    reply.message(2, |mutation| {
+        header(mutation, &HeaderEdit::set("content-type", web.media()));
+        for edit in denial.headers.iter().filter(|edit| !edit.name.eq_ignore_ascii_case("content-type")) {
+            header(mutation, edit);
+        }
+    });
+    reply.bytes(3, &web.body(grpc_status(status), &denial.body));
+    reply.text(5, &format!("envoy_guard_{kind}_{}", denial.origin.name()));
 }
 
 fn common(headers: &mut Message, removed: &[&str], edits: &[HeaderEdit<'_>], is_there: impl Fn(&str) -> bool) {

@@ -51,7 +51,7 @@ fn everything(overridable: bool) {
         );
         let text = with_cluster(&text, "talk", grpc, true);
         let text = with_cluster(&with_cluster(&text, "sockets", sockets, false), "events", events.port, false);
-        text.replace("allow_mode_override: true", &format!("allow_mode_override: {overridable}"))
+        with_grpc_web(&text).replace("allow_mode_override: true", &format!("allow_mode_override: {overridable}"))
     });
     let mut asker = Asker::start(stack.port);
     let mut server = Asker::start(grpc);
@@ -59,6 +59,7 @@ fn everything(overridable: bool) {
     for way in Way::all() {
         runtime.block_on(http2(&stack, way, overridable));
         calls(&mut asker, &mut server, way, overridable);
+        runtime.block_on(grpc_web(&stack, way));
         // What waits for the end of something endless waits for ever, unless the guard may ask for another mode.
         if overridable || way.streams_requests() && way.streams_responses() {
             socket(&mut asker, way);
@@ -134,6 +135,126 @@ fn calls(asker: &mut Asker, server: &mut Asker, way: Way, overridable: bool) {
     if way.inspects() {
         assert_eq!(server.hostile_seen(), before, "{way:?}: no hostile message arrived");
     }
+}
+
+/// The shipped text with Envoy's own filter for grpc-web in front.
+fn with_grpc_web(text: &str) -> String {
+    let filter = r#"                http_filters:
+                  - name: envoy.filters.http.grpc_web
+                    typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb }
+"#;
+    text.replacen("                http_filters:\n", filter, 1)
+}
+
+/// grpc-web, binary and text, that Envoy turns into gRPC before the guard sees it.
+async fn grpc_web(stack: &Stack, way: Way) {
+    let mut client = Client::connect(stack.port).await;
+    let path = way.path("talk/Unary");
+    for media in ["application/grpc-web+proto", "application/grpc-web-text+proto"] {
+        for (text, address, status, message) in [
+            ("fine", "198.51.100.4", OK, ""),
+            ("fine", "198.51.100.66", PERMISSION_DENIED, "Forbidden"),
+            (HOSTILE, "198.51.100.4", if way.inspects() { INVALID_ARGUMENT } else { OK }, FOUND),
+        ] {
+            let fields = [("content-type", media), ("x-forwarded-for", address), ("x-grpc-web", "1")];
+            let heard = client.send("POST", &path, &fields, Said::new(&[&asked(text, media)])).await;
+            let call = Told::read(&heard);
+            assert_eq!((heard.status, call.media.as_str()), (200, media), "{path} {media}: {heard:?}");
+            assert_eq!(call.status, status.to_string(), "{path} {media}: {heard:?}");
+            match status {
+                OK => assert_eq!(call.messages, [packed(text)], "{path} {media}"),
+                _ => {
+                    assert_eq!((call.message.as_str(), call.messages.len()), (message, 0), "{path} {media}: {heard:?}")
+                }
+            }
+        }
+    }
+}
+
+/// The same without Envoy's filter: the guard itself answers as grpc-web, through either protocol.
+#[test]
+fn a_grpc_web_client_understands_refusals_of_both_filters() {
+    let security = "rate_limit: 1000000\nauto_ban_threshold: 1000000\nblacklist: [\"198.51.100.66\"]";
+    let stack = Stack::of("both.yaml", &policy(security, "", 0, 0), |text| text);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = Client::connect(stack.port).await;
+        for media in ["application/grpc-web+proto", "application/grpc-web-text+proto"] {
+            // ext_authz refuses the first, ext_proc the second.
+            for (text, address, status, message) in [
+                ("fine", "198.51.100.66", PERMISSION_DENIED, "Forbidden"),
+                (HOSTILE, "198.51.100.4", INVALID_ARGUMENT, FOUND),
+            ] {
+                let fields = [("content-type", media), ("x-forwarded-for", address), ("x-grpc-web", "1")];
+                let heard = client.send("POST", "/a.B/C", &fields, Said::new(&[&asked(text, media)])).await;
+                let call = Told::read(&heard);
+                assert_eq!((heard.status, call.media.as_str()), (200, media), "{media}: {heard:?}");
+                assert_eq!((call.status, call.message.as_str()), (status.to_string(), message), "{media}: {heard:?}");
+                assert_eq!(heard.header("x-frame-options"), Some("SAMEORIGIN"), "{media}: {heard:?}");
+            }
+        }
+    });
+    assert_eq!(stack.application.seen(), 0);
+}
+
+/// A message with one text.
+fn packed(text: &str) -> Vec<u8> {
+    [&[0x0a, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+}
+
+/// The body of a call.
+fn asked(text: &str, media: &str) -> Vec<u8> {
+    let message = packed(text);
+    let frame = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
+    if media.contains("text") { base64_simd::STANDARD.encode_to_string(frame).into_bytes() } else { frame }
+}
+
+/// What a grpc-web client makes of an answer.
+#[derive(Debug, Default)]
+struct Told {
+    media: String,
+    messages: Vec<Vec<u8>>,
+    status: String,
+    message: String,
+}
+
+impl Told {
+    fn read(heard: &Heard) -> Self {
+        let header = |name: &str| heard.header(name).unwrap_or_default().to_owned();
+        // An answer without messages may have its trailers among the headers.
+        let mut told = Self {
+            media: header("content-type"),
+            status: header("grpc-status"),
+            message: header("grpc-message"),
+            ..Self::default()
+        };
+        let bytes = if told.media.contains("text") { decoded(&heard.body) } else { heard.body.clone() };
+        let mut rest = &bytes[..];
+        while let Some((prefix, after)) = rest.split_at_checked(5) {
+            let length = u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize;
+            let frame = &after[..length];
+            rest = &after[length..];
+            if prefix[0] & 0x80 == 0 {
+                told.messages.push(frame.to_vec());
+                continue;
+            }
+            assert_eq!(told.status, "", "one status: {heard:?}");
+            for line in String::from_utf8(frame.to_vec()).unwrap().lines() {
+                match line.split_once(':').unwrap() {
+                    ("grpc-status", value) => told.status = value.trim().to_owned(),
+                    ("grpc-message", value) => told.message = value.trim().to_owned(),
+                    _ => {}
+                }
+            }
+        }
+        told.message = told.message.replace("%20", " ");
+        told
+    }
+}
+
+/// Base64 whose parts were each encoded for themselves.
+fn decoded(text: &[u8]) -> Vec<u8> {
+    text.chunks(4).flat_map(|four| base64_simd::STANDARD.decode_to_vec(four).unwrap()).collect()
 }
 
 /// The application speaks first, then echoes. The handshake is decided; what is said later is not looked at.
