@@ -13,6 +13,9 @@ const WARM_UP: u32 = 10_000;
 const STREAMS: u32 = 32;
 /// Clock ticks per second of /proc/PID/stat on Linux.
 const TICKS: f64 = 100.0;
+/// The methods that are called.
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+pub(crate) const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
 pub(crate) struct Server {
     child: Child,
@@ -59,13 +62,24 @@ impl Server {
         streams: u32,
         options: &[&str],
     ) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+        self.drive_at(CHECK, frame, (calls, streams), options)
+    }
+
+    /// The same with calls of another method: so many, and so many of them at once.
+    pub(crate) fn drive_at(
+        &self,
+        method: &str,
+        frame: &Path,
+        (calls, streams): (u32, u32),
+        options: &[&str],
+    ) -> Result<(f64, f64), Box<dyn std::error::Error>> {
         let (cpu, clock) = (self.cpu()?, Instant::now());
         let output = Command::new("h2load")
             .args(["-t1", "-c1", &format!("-m{streams}"), &format!("-n{calls}"), "-d"])
             .arg(frame)
             .args(["-H", "content-type: application/grpc", "-H", "te: trailers"])
             .args(options)
-            .arg(format!("http://127.0.0.1:{}/envoy.service.auth.v3.Authorization/Check", self.port))
+            .arg(format!("http://127.0.0.1:{}{method}", self.port))
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !text.contains(&format!("{calls} succeeded")) {

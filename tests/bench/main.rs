@@ -8,9 +8,11 @@ mod engine;
 mod frame;
 mod hostile;
 mod load;
+mod proc;
 mod shared;
 mod stock;
 mod table;
+mod through;
 
 use std::path::PathBuf;
 
@@ -29,12 +31,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut report = table::Report::default();
             load::run(&guard, &mut report)?;
             shared::run(&guard, &mut report)?;
+            proc::run(&guard, &mut report)?;
+            through::run(&guard, &mut report)?;
             engine::run(Some(&python), corpus.as_deref(), &mut report)?;
             report.finish()
         }
         Some("shared") => {
             let mut report = table::Report::default();
             shared::run(&PathBuf::from(word(1).ok_or("shared GUARD")?), &mut report)?;
+            report.finish()
+        }
+        Some("proc") => {
+            let guard = PathBuf::from(word(1).ok_or("proc GUARD")?);
+            let mut report = table::Report::default();
+            proc::run(&guard, &mut report)?;
+            through::run(&guard, &mut report)?;
             report.finish()
         }
         Some("engine") => {
@@ -52,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report.finish()
         }
         _ => Err(
-            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | engine [PYTHON [CORPUS]]\n       own [CORPUS] | loop SET CALLS | stock PORT"
+            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | proc GUARD | engine [PYTHON [CORPUS]]\n       own [CORPUS] | loop SET CALLS | stock PORT"
                 .into(),
         ),
     }

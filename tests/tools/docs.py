@@ -87,7 +87,7 @@ class Reader:
                 self.chart(text, where)
             elif "apiVersion" in keys or "meshConfig" in keys:
                 count("objects of Kubernetes (checked by deploy.py)")
-            elif keys & {"typed_per_filter_config", "check_settings", "static_resources", "http_filters", "access_log"}:
+            elif keys & {"typed_per_filter_config", "check_settings", "static_resources", "http_filters", "access_log", "metadata"}:
                 self.fragment(document, where)
             else:
                 self.other(document, keys, text, where)

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use prost::Message as _;
 
 use crate::proc::h2::{Client, Said, next};
+use crate::proc::memory::memory;
 use crate::stack::{Call, Process, free_port, guard, policy};
 
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
@@ -301,4 +302,59 @@ async fn a_stop_lets_open_streams_end() {
             tokio::time::timeout(Duration::from_secs(30), tokio::task::spawn_blocking(move || alone.guard.exit()));
         assert_eq!(code.await.unwrap().unwrap(), Some(0), "{name}");
     }
+}
+
+/// Exchanges that are broken off.
+const ROUNDS: u64 = 600;
+
+/// Sequences of parts by a generator whose numbers are always the same, each broken off somewhere: afterwards nothing of
+/// them is left, neither memory nor room for bodies.
+#[tokio::test]
+async fn what_breaks_off_leaves_nothing_behind() {
+    // The least room that there may be: it is used up at once if any of it is lost.
+    let alone = Alone::start("max_gathered_bytes: 1048576");
+    let mut client = alone.client().await;
+    let mut state = 7_u64;
+    let mut number = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let large = vec![b'x'; 20_000];
+    let mut warm = 0;
+    for round in 0..ROUNDS {
+        let mode = [STREAMED, BUFFERED, 3, FULL_DUPLEX][number(4) as usize];
+        let mut sent = vec![frame(&opening(mode))];
+        for _ in 0..number(6) {
+            let end = number(4) == 0;
+            sent.push(frame(&match number(8) {
+                0 => part(Part::RequestTrailers(HttpTrailers::default())),
+                1 => part(Part::ResponseHeaders(fields(&[(":status", "200")], end))),
+                2 => opening(mode),
+                3 => body(HOSTILE, end),
+                _ => body(&large, end),
+            }));
+        }
+        let last = sent.pop().unwrap();
+        let cut = number(last.len() as u64 + 1) as usize;
+        sent.push(if number(2) == 0 { last } else { last.slice(..cut) });
+        let sent: Vec<&[u8]> = sent.iter().map(|bytes| &bytes[..]).collect();
+        if number(4) == 0 {
+            // Reset while the answer is on its way.
+            drop(client.open("POST", PROCESS, &GRPC, Said::new(&sent)).await);
+        } else {
+            drop(client.send("POST", PROCESS, &GRPC, Said::new(&sent)).await);
+        }
+        if round == ROUNDS / 4 {
+            warm = memory(alone.guard.id(), "VmRSS:");
+        }
+    }
+    let after = memory(alone.guard.id(), "VmRSS:");
+    eprintln!("{warm} KiB after {} exchanges, {after} KiB after {ROUNDS}", ROUNDS / 4);
+    assert!(after <= warm + 8 * 1024, "{warm} KiB after {} exchanges, {after} KiB after {ROUNDS}", ROUNDS / 4);
+    let whole = [frame(&opening(FULL_DUPLEX)), frame(&body(&large, false)), frame(&body(b"end", true))];
+    let whole: Vec<&[u8]> = whole.iter().map(|bytes| &bytes[..]).collect();
+    let heard = client.send("POST", PROCESS, &GRPC, Said::new(&whole)).await;
+    assert_eq!(short(&heard.body)[0], "request headers", "there is room");
+    assert_eq!(heard.trailers.get(STATUS).unwrap(), "0");
+    assert!(!alone.guard.log().contains("panicked"), "{}", alone.guard.log());
 }
