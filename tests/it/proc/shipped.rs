@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::certificates::Authority;
 use crate::stack::{Call, Stack, envoy_binary, policy};
 
 const FILES: [&str; 3] = ["ext_authz.yaml", "ext_proc.yaml", "both.yaml"];
@@ -81,12 +82,27 @@ fn the_ways_to_the_guard_differ_in_nothing_else() {
     }
 }
 
+/// An authority that vouches for both sides.
+fn authority() -> Authority {
+    let authority = Authority::new();
+    authority.write("guard", "guard.example", 2050);
+    authority.write("envoy", "envoy.example", 2050);
+    authority
+}
+
+fn with_files(text: &str, authority: &Authority) -> String {
+    text.replace("/etc/envoy/tls", &authority.folder().display().to_string())
+}
+
 #[test]
 fn every_shipped_file_is_valid() {
+    let authority = authority();
     let mut files: Vec<String> = FILES.iter().map(|file| (*file).to_owned()).collect();
-    files.extend(["unix"].iter().flat_map(|way| FILES.map(|file| format!("{way}/{file}"))));
+    files.extend(["unix", "mtls"].iter().flat_map(|way| FILES.map(|file| format!("{way}/{file}"))));
     for file in files {
-        let path = folder().join(&file);
+        let text = with_files(&shipped(&file), &authority);
+        let path = authority.path("envoy.yaml");
+        std::fs::write(&path, text).unwrap();
         let output = Command::new(envoy_binary()).args(["--mode", "validate", "-c"]).arg(&path).output().unwrap();
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -125,5 +141,19 @@ fn every_shipped_file_works_over_a_unix_socket() {
         works(&format!("unix/{file}"), &policy, |text| {
             text.replace("/run/envoy-guard/guard.sock", &socket.display().to_string())
         });
+    }
+}
+
+#[test]
+fn every_shipped_file_works_over_tls_with_certificates_on_both_sides() {
+    let authority = authority();
+    let folder = authority.folder().display();
+    for file in FILES {
+        let policy = policy("rate_limit: 100000", ADMIN, 0, 0);
+        let tls = format!(
+            "listeners:\n  tls: {{ cert_file: {folder}/guard.crt, key_file: {folder}/guard.key, client_ca_file: \
+             {folder}/ca.pem, client_names: [envoy.example] }}\n"
+        );
+        works(&format!("mtls/{file}"), &replaced(&policy, "listeners:\n", &tls), |text| with_files(&text, &authority));
     }
 }
