@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::engine::policy::Policy;
+use crate::engine::policy::{Feeds, Policy};
 use crate::model::time::Timestamp;
 
 /// One version of everything that can change at run time. Requests in flight keep the one they began with.
@@ -17,6 +18,8 @@ pub struct Snapshot {
     pub policy: Policy,
     /// The configuration it was compiled from.
     pub config: Arc<Config>,
+    /// The facts it was compiled with.
+    pub feeds: Arc<Feeds>,
     /// Counts snapshots of this process, from 1.
     pub version: u64,
     /// Stands for the configuration, secrets included, in hexadecimal.
@@ -69,13 +72,21 @@ pub struct ReloadStatus {
 pub struct Live {
     current: Arc<ArcSwap<Snapshot>>,
     status: ArcSwap<ReloadStatus>,
+    version: watch::Sender<u64>,
 }
 
 impl Live {
     /// Begins with `first`.
     #[must_use]
     pub fn new(first: Snapshot) -> Arc<Self> {
-        Arc::new(Self { current: Arc::new(ArcSwap::from_pointee(first)), status: ArcSwap::default() })
+        let version = watch::Sender::new(first.version);
+        Arc::new(Self { current: Arc::new(ArcSwap::from_pointee(first)), status: ArcSwap::default(), version })
+    }
+
+    /// Tells the version of the snapshot whenever there is a new one.
+    #[must_use]
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
     }
 
     /// The current snapshot. For the request path there is [`Reader`].
@@ -92,7 +103,9 @@ impl Live {
 
     /// Replaces the snapshot by one of the same configuration. To be called by one task only.
     pub fn exchange(&self, snapshot: Snapshot) {
+        let version = snapshot.version;
         self.current.store(Arc::new(snapshot));
+        self.version.send_replace(version);
     }
 
     /// Replaces the snapshot, or keeps it and notes why; a change that succeeded may need no other one. To be called by
@@ -103,7 +116,7 @@ impl Live {
         match attempt {
             Ok(snapshot) => {
                 if let Some(snapshot) = snapshot {
-                    self.current.store(Arc::new(snapshot));
+                    self.exchange(snapshot);
                 }
                 status.succeeded += 1;
                 status.error.clear();

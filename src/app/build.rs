@@ -12,8 +12,11 @@ use crate::detect::rows::PatternFile;
 use crate::detect::{Detector, Material};
 use crate::engine::policy::{Feeds, Policy};
 use crate::feeds;
+use crate::feeds::refresh::{News, Update};
 use crate::feeds::rules::Checked;
 use crate::live::{Notices, Ruling, Snapshot};
+use crate::model::lists::AddressList;
+use crate::model::place::{CloudRanges, Provider};
 use crate::server::gate::Credentials;
 use crate::state::formats::Rules;
 
@@ -50,8 +53,75 @@ impl Inputs {
             return Err(refusal(&loaded, files.errors.iter().map(|error| (&*error.key, &*error.message))));
         }
         let credentials = credentials(&loaded)?;
-        let feeds = Feeds { countries: files.countries, cloud: files.cloud, credentials: files.credentials };
+        let feeds = Feeds {
+            countries: files.countries.map(|database| database as _),
+            operators: files.operators.map(|database| database as _),
+            cloud: files.cloud,
+            lists: files.lists.into(),
+            digests: files.digests,
+            credentials: files.credentials,
+        };
         Ok(Self { loaded: Arc::new(loaded), feeds: Arc::new(feeds), rules: None, credentials })
+    }
+
+    /// Takes over what `old` has and no file gave: data that was asked for stays in force when the configuration is read
+    /// again, until there is newer.
+    #[must_use]
+    pub fn keeping(mut self, old: &Feeds) -> Self {
+        let config = &self.loaded.config;
+        let mut feeds = Feeds::clone(&self.feeds);
+        let mut cloud = CloudRanges::clone(&feeds.cloud);
+        for provider in Provider::ALL {
+            if cloud.of(provider).is_some_and(|networks| networks.is_empty())
+                && let Some(networks) = old.cloud.of(provider)
+            {
+                cloud.set(provider, Arc::clone(networks));
+            }
+        }
+        feeds.cloud = Arc::new(cloud);
+        let mut kept = Vec::new();
+        if feeds.countries.is_none() && config.security.ipinfo_token.is_some() {
+            feeds.countries.clone_from(&old.countries);
+            kept.push("geo".to_owned());
+        }
+        let mut lists = feeds.lists.to_vec();
+        for list in &mut lists {
+            let name = format!("list:{}", list.name);
+            let before = old.lists.iter().find(|before| before.name == list.name);
+            if let Some(before) = before.filter(|_| !feeds.digests.contains_key(&name)) {
+                list.entries = Arc::clone(&before.entries);
+                kept.push(name);
+            }
+        }
+        feeds.lists = lists.into();
+        feeds.digests.extend(kept.into_iter().filter_map(|name| Some((name.clone(), *old.digests.get(&name)?))));
+        self.feeds = Arc::new(feeds);
+        self
+    }
+
+    /// The inputs with what a feed brought.
+    #[must_use]
+    pub fn with(mut self, news: News) -> Self {
+        let mut feeds = Feeds::clone(&self.feeds);
+        match news.update {
+            Update::Cloud(provider, networks) => {
+                let mut cloud = CloudRanges::clone(&feeds.cloud);
+                cloud.set(provider, networks);
+                feeds.cloud = Arc::new(cloud);
+            }
+            Update::Countries(database) => feeds.countries = Some(database),
+            Update::Operators(database) => feeds.operators = Some(database),
+            Update::List(name, entries) => {
+                let put = |list: &AddressList| match *list.name == *name {
+                    true => AddressList { entries: Arc::clone(&entries), ..list.clone() },
+                    false => list.clone(),
+                };
+                feeds.lists = feeds.lists.iter().map(put).collect();
+            }
+        }
+        feeds.digests.insert(news.feed, news.digest);
+        self.feeds = Arc::new(feeds);
+        self
     }
 
     /// Compiles a snapshot. May take a second: not for a thread that serves requests. What did not change since
@@ -98,6 +168,7 @@ impl Inputs {
             notices,
             config: Arc::new(config.clone()),
             ruling,
+            feeds: Arc::clone(&self.feeds),
         })
     }
 }

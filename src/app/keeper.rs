@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::app::build::{self, Inputs, Refusal};
 use crate::clock;
 use crate::config::{Config, Sources};
+use crate::feeds::refresh::News;
 use crate::feeds::rules::Checked;
 use crate::live::{Live, Snapshot};
 use crate::server::gate::Gate;
@@ -25,15 +26,21 @@ pub enum Change {
     Rules(Option<Arc<Checked>>),
     /// Read the certificates, keys and tokens again that the configuration names. The snapshot stays.
     Credentials,
+    /// A feed brought something new.
+    Facts(News),
 }
 
 impl Change {
     /// The inputs after this change.
     fn fold(&self, inputs: &Inputs, sources: &Sources) -> Result<Inputs, Refusal> {
         match self {
-            Self::Config => Ok(Inputs { rules: inputs.rules.clone(), ..Inputs::read(sources)? }),
+            Self::Config => {
+                let read = Inputs { rules: inputs.rules.clone(), ..Inputs::read(sources)? };
+                Ok(read.keeping(&inputs.feeds))
+            }
             Self::Rules(rules) => Ok(Inputs { rules: rules.clone(), ..inputs.clone() }),
             Self::Credentials => Ok(Inputs { credentials: build::credentials(&inputs.loaded)?, ..inputs.clone() }),
+            Self::Facts(news) => Ok(inputs.clone().with(news.clone())),
         }
     }
 

@@ -4,6 +4,7 @@ pub mod build;
 pub mod curl;
 mod databases;
 pub mod explain;
+pub mod facts;
 pub mod herald;
 pub mod input;
 pub mod keeper;

@@ -15,10 +15,13 @@ use tonic_health::server::HealthReporter;
 use crate::app::build::{Inputs, Refusal};
 use crate::app::keeper::{Change, Keeper, Mailbox, remark};
 use crate::app::rules::{self, Follower, RulesStatus};
-use crate::app::{herald, patterns};
+use crate::app::{facts, herald, patterns};
 use crate::clock;
 use crate::config::Sources;
 use crate::config::report::redacted_json;
+use crate::feeds::board::Board;
+use crate::feeds::plan::Plan;
+use crate::feeds::refresh;
 use crate::grpc::DESCRIPTORS;
 use crate::grpc::authz::{self, Authz};
 use crate::grpc::desk::Desk;
@@ -74,6 +77,7 @@ pub fn serve(sources: Sources) -> Result<(), ServeError> {
 struct House {
     live: Arc<Live>,
     state: Arc<Backend>,
+    feeds: Arc<Board>,
     repeats: Arc<Repeats>,
     rules: Arc<rules::Board>,
     gate: Arc<Gate>,
@@ -88,6 +92,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     let house = Arc::new(House {
         live: Arc::clone(&live),
         state: Arc::new(state),
+        feeds: Arc::default(),
         repeats: Arc::default(),
         rules: Arc::default(),
         gate: Arc::clone(&gate),
@@ -97,6 +102,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     let config = &first.config;
     remark(&first);
 
+    refresh::expect(&Plan::of(config), &house.feeds, clock::now());
     let listeners = Listeners::open(&config.listeners, Arc::clone(&gate.grpc)).await?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
     let bus = Arc::new(Bus::default());
@@ -123,6 +129,8 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     // Before anybody is served: a lockdown holds through a restart.
     follower.hydrate().await;
     let following_rules = tokio::spawn(follower.run());
+    let (shared, board) = (Arc::clone(&house.state), Arc::clone(&house.feeds));
+    let informing = tokio::spawn(facts::run(Arc::clone(&live), shared, board, mailbox.clone()));
     let workers = start_workers(&house, (&metrics, &bus), &routes, &stopped)?;
     count_house(&metrics, &house, log);
     herald::count_sinks(&metrics, &bus);
@@ -154,6 +162,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     maintenance.abort();
     following.abort();
     following_rules.abort();
+    informing.abort();
     keeping.abort();
     heralding.abort();
     // The task has ended for certain before its exporters are taken back.
@@ -234,9 +243,13 @@ impl Report for House {
     fn readiness(&self) -> (bool, Value) {
         let (snapshot, draining) = (self.live.snapshot(), self.draining.load(Ordering::Relaxed));
         let health = self.state.health();
+        let is_informed = self.feeds.is_ready(clock::now());
+        let is_ready = !draining && is_informed;
         let details = json!({
-            "ready": !draining,
+            "ready": is_ready,
             "draining": draining,
+            "informed": is_informed,
+            "feeds": self.feeds.rows(),
             // A lost Redis degrades the service; it does not take it out of rotation.
             "state": if health.is_well { "well" } else { "degraded" },
             "state_detail": {
@@ -259,7 +272,7 @@ impl Report for House {
                 "inactive_settings": snapshot.notices.inactive.len(),
             },
         });
-        (!draining, details)
+        (is_ready, details)
     }
 
     fn stats(&self) -> Value {
@@ -336,6 +349,7 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
         ));
         samples.extend(count_tls(&house.gate));
         samples.extend(count_redis(&house.state));
+        samples.extend(count_feeds(&house.feeds));
         let family = |name: &str| Some(("family", name.to_owned()));
         let sizes = house.state.sizes().families();
         samples.extend(sizes.iter().map(|(name, size)| Sample {
@@ -402,6 +416,30 @@ fn count_tls(gate: &Gate) -> Vec<Sample> {
             value: terms.expires.0 as u64,
         }));
     }
+    samples
+}
+
+/// How fresh the facts about addresses are.
+fn count_feeds(board: &Board) -> Vec<Sample> {
+    let now = clock::now();
+    let mut samples = Vec::new();
+    for (name, row) in board.rows() {
+        let mut add = |metric, help, is_counter, value| {
+            let label = Some(("feed", name.clone()));
+            samples.push(Sample { name: metric, help, is_counter, label, value });
+        };
+        add("feed_entries", "Entries of a feed in force", false, row.entries);
+        add("feed_bad_lines", "Lines of a list that could not be read", false, row.bad_lines);
+        add("feed_failures", "Attempts to get a feed that failed", true, row.failures);
+        add("feed_failing", "Attempts to get a feed that failed since the latest success", false, row.failing);
+        add("feed_last_success_seconds", "When a feed was last current; 0 for never", false, row.last_success as u64);
+        if 0.0 < row.last_success {
+            let age = (now.0 - row.last_success).max(0.0) as u64;
+            add("feed_age_seconds", "Seconds since a feed was last current", false, age);
+        }
+    }
+    // The exporter wants the samples of a metric together.
+    samples.sort_by_key(|sample| sample.name);
     samples
 }
 

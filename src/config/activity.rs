@@ -21,7 +21,6 @@ pub enum Activity {
 use Activity::{Compatibility, Inactive};
 
 const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
-const FEED: Activity = Inactive("nothing is downloaded yet; give a file");
 const RESPONSE: Activity = Inactive("response bodies are not looked at yet");
 const LOGFIRE: Activity = Compatibility("Logfire has no exporter here; use OTLP");
 
@@ -29,12 +28,6 @@ const LOGFIRE: Activity = Compatibility("Logfire has no exporter here; use OTLP"
 const TABLE: &[(&str, Activity)] = &[
     ("security.behavior_scan_response_body", RESPONSE),
     ("security.behavior_max_response_body_inspect_bytes", RESPONSE),
-    ("security.ipinfo_token", FEED),
-    ("security.ipinfo_db_path", FEED),
-    ("security.geo_ip_db_max_age", FEED),
-    ("security.cloud_ip_refresh_interval", FEED),
-    ("security.cloud_ip_store", FEED),
-    ("security.lazy_init", FEED),
     ("security.enable_otel", OTEL),
     ("security.otel_service_name", OTEL),
     ("security.otel_exporter_endpoint", OTEL),

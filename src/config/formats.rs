@@ -92,12 +92,14 @@ formats! {
     Expression = "cel", "a CEL expression", expression;
     RedisLocation = "redis-url", "a URL that starts with redis://, rediss://, redis+unix:// or unix://", redis_url;
     Url = "url", "a URL that starts with http:// or https://", url;
+    Source = "source", "a path, or a URL that starts with http://, https:// or file:///", source;
     Socket = "socket", "an IP address with a port, such as `127.0.0.1:50051`", socket;
     FileMode = "file-mode", "a file mode in octal digits, such as `0660`", file_mode;
     PeerName = "peer-name", "a DNS name, `*.example.com`, an address, a URI, or `spiffe://trust-domain/*`", peer_name;
     NonBlank = "non-blank", "a text that is not blank", non_blank;
     LogFilter = "log-filter", "a filter such as `info,envoy_guard=debug`", non_blank;
     @ keys:
+    "provider", "AWS, GCP, Azure, DigitalOcean, Linode or Vultr", provider;
     "country-or-any", "a two-letter country code, or `*`", country_or_any;
     "ban-category", "one of the 19 detection categories, or `rate_limit`", ban_category;
     "credential", "`sha256:` and 64 hexadecimal digits", credential;
@@ -333,6 +335,26 @@ fn url(text: &str) -> Opinion {
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace) => Good,
         _ => Bad("must be a URL that starts with http:// or https://".to_owned()),
     }
+}
+
+/// User information is refused: a place is shown in logs and pages, and a secret is no part of one.
+fn source(text: &str) -> Opinion {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        let authority = text.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
+        if authority.is_some_and(|authority| authority.contains('@')) {
+            return Bad("must not hold user information; give a token where there is one to give".to_owned());
+        }
+        return url(text);
+    }
+    match text.split_once("://") {
+        Some(("file", path)) if path.starts_with('/') => Good,
+        Some(_) => Bad("must be a path, or a URL that starts with http://, https:// or file:///".to_owned()),
+        None => non_blank(text),
+    }
+}
+
+fn provider(text: &str) -> Opinion {
+    word(text, CLOUDS.iter().copied())
 }
 
 fn socket(text: &str) -> Opinion {

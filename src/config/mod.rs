@@ -13,6 +13,7 @@ mod variables;
 mod yaml;
 
 pub mod activity;
+pub mod data;
 pub mod errors;
 pub mod exclusions;
 pub mod load;
@@ -32,13 +33,14 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::data::{DataConfig, OutboundConfig};
 use crate::config::errors::{Errors, Notice, Place};
 use crate::config::exclusions::DetectionConfig;
 use crate::config::rate_limits::{BansConfig, RateLimitsConfig};
 use crate::config::redis::RedisConfig;
 use crate::config::routes::RouteConfig;
 use crate::config::security::SecurityConfig;
-use crate::config::server::{AdminConfig, DataConfig, LimitsConfig, ListenersConfig, TelemetryConfig};
+use crate::config::server::{AdminConfig, LimitsConfig, ListenersConfig, TelemetryConfig};
 
 /// Deepest nesting of a configuration; the schema needs 8. The YAML reader takes about 32 KiB of stack a level (measured
 /// by the depth, 64, that overflowed 2 MiB), so this keeps any thread safe.
@@ -68,8 +70,10 @@ pub struct Config {
     pub admin: AdminConfig,
     /// What the service says about itself.
     pub telemetry: TelemetryConfig,
-    /// Files with facts about addresses.
+    /// Facts about addresses.
     pub data: DataConfig,
+    /// Connections that the service opens by itself.
+    pub outbound: OutboundConfig,
 }
 
 /// Where a configuration comes from. Nothing else is read: no process environment, no working directory.

@@ -7,7 +7,7 @@ use crate::config::formats;
 use crate::config::schema;
 
 /// Definitions that get a table of their own below the sections, in this order.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 14] = [
     "RouteMatch",
     "TimeRestriction",
     "Exclusion",
@@ -21,6 +21,7 @@ const PARTS: [&str; 13] = [
     "LimitRule",
     "RedisTls",
     "ServerTls",
+    "ListConfig",
 ];
 
 /// One section of the reference: its name in the markers, and its text.

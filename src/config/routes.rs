@@ -44,6 +44,10 @@ pub struct RouteConfig {
     #[serde(deserialize_with = "values::some_countries")]
     #[schemars(with = "Option<Vec<formats::Country>>")]
     pub whitelist_countries: Option<BTreeSet<String>>,
+    /// Denied autonomous systems, by number.
+    pub blocked_asns: BTreeSet<u32>,
+    /// When not empty, only these autonomous systems; an address whose system is unknown is denied.
+    pub allowed_asns: BTreeSet<u32>,
     /// Cloud selectors of the route, instead of the global ones.
     #[schemars(with = "Option<Vec<formats::Cloud>>")]
     pub block_cloud_providers: Option<Vec<String>>,

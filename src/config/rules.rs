@@ -24,6 +24,7 @@ pub(crate) fn apply(config: &mut Config, out: &mut Findings) {
     headers(security, out);
     behavior("security.global_behavior_rules", &security.global_behavior_rules, security, out);
     detection(config, out);
+    data(config, out);
     routes::apply(config, out);
     server::apply(config, out);
     rule_sources(config, out);
@@ -55,6 +56,38 @@ fn countries(security: &SecurityConfig, out: &mut Findings) {
     }
     if blocked && allowed {
         out.warn("security.blocked_countries", "has no effect while whitelist_countries is set");
+    }
+}
+
+/// Lists need names of their own; rules over autonomous systems need a database that may hold them.
+fn data(config: &Config, out: &mut Findings) {
+    let (security, data) = (&config.security, &config.data);
+    for (index, list) in data.lists.iter().enumerate() {
+        let key = format!("data.lists[{index}].name");
+        if data.lists.iter().take(index).any(|before| before.name == list.name) {
+            out.problem(&key, Class::CrossField, "another list has this name".to_owned());
+        }
+        if list.token.is_some() && !list.source.starts_with("https://") {
+            out.warn(
+                &format!("data.lists[{index}].token"),
+                "is sent in the clear, or not at all: the source is not https://",
+            );
+        }
+    }
+    let has_database = data.asn_database.is_some() || has_country_source(security);
+    let message =
+        "needs data.asn_database, security.geo_ip_handler or security.ipinfo_token to know autonomous systems";
+    let rules = [("blocked_asns", &data.blocked_asns), ("allowed_asns", &data.allowed_asns)];
+    for (field, _) in rules.iter().filter(|(_, asns)| !has_database && !asns.is_empty()) {
+        let key = format!("data.{field}");
+        conflict(&[&key, "data.asn_database", "security.geo_ip_handler", "security.ipinfo_token"], message, out);
+    }
+    for (index, route) in config.routes.iter().enumerate() {
+        let rules = [("blocked_asns", &route.blocked_asns), ("allowed_asns", &route.allowed_asns)];
+        for (field, _) in rules.iter().filter(|(_, asns)| !has_database && !asns.is_empty()) {
+            let key = format!("routes[{index}].{field}");
+            conflict(&[&key, "data.asn_database", "security.geo_ip_handler", "security.ipinfo_token"], message, out);
+        }
     }
 }
 

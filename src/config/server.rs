@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::config::formats;
 use crate::config::tls::ServerTls;
 use crate::config::values::{Expression, LogLevel, Secret, redact_webhook};
-use crate::model::time::Window;
 
 /// `listeners:`: where Envoy finds us.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -209,19 +208,4 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         Self { log_filter: "info".to_owned(), queue: 8192, metadata: true, log_events: None, webhook: None }
     }
-}
-
-/// `data:`: files with facts about addresses.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataConfig {
-    /// Folder with one file per cloud provider (`AWS.json`, …) in the provider's published format, or plain
-    /// CIDR lines, `CIDR|region` allowed.
-    #[schemars(with = "Option<formats::NonBlank>")]
-    pub cloud_ranges: Option<PathBuf>,
-    /// Period after which the files are looked at again, in seconds.
-    pub refresh: Option<Window>,
-    /// File with a document of dynamic rules, looked at every second; in the place of fetching them.
-    #[schemars(with = "Option<formats::NonBlank>")]
-    pub dynamic_rules: Option<PathBuf>,
 }

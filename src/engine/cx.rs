@@ -14,7 +14,7 @@ use crate::model::check::Check;
 use crate::model::decision::{DetectionSummary, Fact, FactValue, IdentityFlags, OBSERVED, OnBlock};
 use crate::model::event::EventType;
 use crate::model::headers::HeaderEdit;
-use crate::model::place::CountryCode;
+use crate::model::place::{CountryCode, Operator};
 use crate::model::time::Timestamp;
 use crate::request::Request;
 use crate::state::{Answer, StateError};
@@ -126,6 +126,12 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
     pub(crate) fn country(&mut self) -> Option<CountryCode> {
         let (policy, client) = (self.policy, self.client);
         *self.country.get_or_insert_with(|| policy.countries.as_ref()?.country(client.address()?))
+    }
+
+    /// Who announces the client's address.
+    pub(crate) fn operator(&self) -> Option<Operator<'p>> {
+        let policy = self.policy;
+        policy.operators.as_ref()?.operator(self.client.address()?)
     }
 
     /// Runs detection, at most once for a request.

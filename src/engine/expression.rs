@@ -326,6 +326,8 @@ fn client(cx: &mut Cx<'_, '_, '_>) -> Value {
     map([
         ("ip", Value::from(cx.client.to_string())),
         ("country", country(cx)),
+        ("asn", cx.operator().map_or(Value::Null, |operator| Value::UInt(operator.asn.into()))),
+        ("organisation", cx.operator().and_then(|operator| operator.name).map_or(Value::Null, Value::from)),
         ("is_whitelisted", Value::Bool(cx.is_whitelisted())),
         ("is_exempt", Value::Bool(cx.is_exempt())),
     ])

@@ -36,6 +36,7 @@ mod reply;
 mod routes;
 mod sanctions;
 mod security_headers;
+mod whereabouts;
 
 use crate::engine::trace::{Outcome, Trace, Untraced};
 
@@ -202,7 +203,12 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
 
     fn decision(mut self, verdict: Verdict<'p>, dressed: bool) -> Decision<'p> {
         let policy = self.policy;
-        let country = if self.facts.is_empty() { None } else { self.country() };
+        let request_headers = match verdict {
+            Verdict::Allow => policy.whereabouts.tell(&mut self),
+            Verdict::Deny(_) | Verdict::Fail(_) => SmallVec::new(),
+        };
+        let country = self.country();
+        let asn = self.operator().map(|operator| operator.asn);
         let response_headers = match verdict {
             Verdict::Allow => policy.replies.allowed(&self, dressed),
             Verdict::Deny(_) | Verdict::Fail(_) => Default::default(),
@@ -210,12 +216,13 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
         Decision {
             verdict,
             response_headers,
-            request_headers: SmallVec::new(),
+            request_headers,
+            country,
+            asn,
             detection: self.summary(),
             observed: self.observed(),
             facts: self.facts,
             blocks: self.blocks,
-            country,
             route: self.route.and_then(|id| policy.routes.name(id)),
             flags: self.flags,
             principal: self.principal.filter(|principal| !principal.is_empty()),

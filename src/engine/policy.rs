@@ -15,12 +15,15 @@ use crate::engine::failure::FailureRule;
 use crate::engine::reply::Replies;
 use crate::engine::routes::{RouteId, Routes};
 use crate::engine::sanctions::Sanctions;
+use crate::engine::whereabouts::Whereabouts;
 use crate::model::addr::{Client, IpEntry};
+use crate::model::lists::AddressList;
 use crate::model::nets::IpSet;
 use crate::model::place::{CloudRanges, Countries};
 use crate::request::Request;
 use crate::request::client::{Proxies, identify};
 use crate::request::path::{Subtrees, normalise};
+use crate::state::Digest;
 
 /// Everything a decision needs, compiled once and immutable.
 #[derive(Debug)]
@@ -39,12 +42,16 @@ pub struct Policy {
     pub(crate) routes: Routes,
     pub(crate) bypasses: PerRoute<Bypasses>,
     pub(crate) countries: Option<Arc<dyn Countries>>,
+    /// Where operators are looked up; the countries' database when they have no file of their own.
+    pub(crate) operators: Option<Arc<dyn Countries>>,
     pub(crate) cloud: Arc<CloudRanges>,
+    pub(crate) lists: Arc<[AddressList]>,
     pub(crate) replies: Replies,
     pub(crate) cors: Option<Cors>,
     pub(crate) sanctions: Sanctions,
     pub(crate) checks: Checks,
     pub(crate) environment: Environment,
+    pub(crate) whereabouts: Whereabouts,
 }
 
 /// A setting that cannot be compiled, under the key path that `config` reports lines for.
@@ -62,8 +69,14 @@ pub struct PolicyError {
 pub struct Feeds {
     /// Countries by address; `None` when there is no database, and every address is unresolved.
     pub countries: Option<Arc<dyn Countries>>,
+    /// Operators by address, when they are kept apart from the countries.
+    pub operators: Option<Arc<dyn Countries>>,
     /// Address ranges of cloud providers; empty ranges block nobody.
     pub cloud: Arc<CloudRanges>,
+    /// Lists of addresses, in the order of the configuration.
+    pub lists: Arc<[AddressList]>,
+    /// Tells one version of a feed's data from another, by the feed's name. Deciding does not need it.
+    pub digests: BTreeMap<String, Digest>,
     /// Contents of the credential files that verifiers name, by the path as configured.
     pub credentials: BTreeMap<PathBuf, String>,
 }
@@ -91,11 +104,14 @@ impl Policy {
             routes: Routes::compile(&mut compiling),
             bypasses: Bypasses::compile(&mut compiling),
             countries: feeds.countries.clone(),
+            operators: feeds.operators.clone().or_else(|| feeds.countries.clone()),
+            lists: Arc::clone(&feeds.lists),
             cloud: Arc::clone(&feeds.cloud),
             replies: Replies::compile(&mut compiling),
             cors: Cors::compile(&mut compiling),
             checks: Checks::compile(&mut compiling),
             environment: Environment::new(config),
+            whereabouts: Whereabouts::compile(&config.data),
             warnings: Vec::new(),
         };
         if !compiling.errors.is_empty() {

@@ -1,12 +1,14 @@
 //! Address ranges of cloud providers, from the files they publish or from plain lists.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::feeds::read;
-use crate::model::place::{CloudRanges, Provider};
+use crate::feeds::{azure, read};
+use crate::model::place::{CloudRanges, Networks, Provider};
 
 /// Networks of one provider, with the region each belongs to where one is published.
 pub type Ranges = Vec<(IpNet, Option<String>)>;
@@ -22,22 +24,77 @@ pub fn load(folder: &Path) -> (CloudRanges, Vec<String>) {
         return (ranges, messages);
     }
     for provider in Provider::ALL {
-        let candidates = ["json", "csv", "txt"].map(|extension| folder.join(provider.name()).with_extension(extension));
-        let Some(path) = candidates.iter().find(|path| path.is_file()) else { continue };
-        let parsed = read(path).and_then(|bytes| {
+        let Some(path) = file(folder, provider) else { continue };
+        let parsed = read(&path).and_then(|bytes| {
             let text = String::from_utf8(bytes).map_err(|_| format!("{}: is not UTF-8", path.display()))?;
             parse(provider, &text).map_err(|message| format!("{}: {message}", path.display()))
         });
         match parsed {
-            Ok(found) => {
-                for (net, region) in &found {
-                    ranges.insert(provider, *net, region.as_deref());
-                }
-            }
+            Ok(found) => ranges.set(provider, Arc::new(networks(&found))),
             Err(message) => messages.push(message),
         }
     }
     (ranges, messages)
+}
+
+/// The file of a provider in a folder of published files.
+#[must_use]
+pub fn file(folder: &Path, provider: Provider) -> Option<PathBuf> {
+    let candidates = ["json", "csv", "txt"].map(|extension| folder.join(provider.name()).with_extension(extension));
+    candidates.into_iter().find(|path| path.is_file())
+}
+
+/// Where a provider publishes its ranges.
+#[must_use]
+pub const fn url(provider: Provider) -> &'static str {
+    match provider {
+        Provider::Aws => "https://ip-ranges.amazonaws.com/ip-ranges.json",
+        Provider::Gcp => "https://www.gstatic.com/ipranges/cloud.json",
+        Provider::Azure => azure::PAGE,
+        Provider::DigitalOcean => "https://www.digitalocean.com/geo/google.csv",
+        Provider::Linode => "https://geoip.linode.com/",
+        Provider::Vultr => "https://geofeed.constant.com/?json",
+    }
+}
+
+/// Ranges as something that answers fast. Of a network that is listed twice the last region counts.
+#[must_use]
+pub fn networks(ranges: &Ranges) -> Networks {
+    let mut networks = Networks::default();
+    for (net, region) in ranges {
+        networks.insert(*net, region.as_deref().map(Into::into));
+    }
+    networks
+}
+
+/// Networks as participants share them: `CIDR` or `CIDR|region`, sorted.
+#[must_use]
+pub fn entries(networks: &Networks) -> BTreeSet<String> {
+    let entry = |(net, region): (IpNet, &Option<Box<str>>)| match region {
+        Some(region) => format!("{net}|{region}"),
+        None => net.to_string(),
+    };
+    networks.iter().map(entry).collect()
+}
+
+/// Reads what [`entries`] made; an empty set means that the provider has no ranges.
+///
+/// # Errors
+/// When an entry is no network.
+pub fn read_entries(entries: &BTreeSet<String>) -> Result<Ranges, String> {
+    entries
+        .iter()
+        .map(|entry| {
+            let (prefix, region) = entry.split_once('|').map_or((&**entry, None), |(net, region)| (net, Some(region)));
+            let net = net(prefix).map_err(|_| format!("a stored entry is no network: {}", short(prefix)))?;
+            Ok((net, region.filter(|region| !region.is_empty()).map(str::to_owned)))
+        })
+        .collect()
+}
+
+/// The beginning of a foreign text, fit for a message.
+fn short(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(60).collect()
 }
 
 /// Reads the ranges of a provider in its published format, or as lines of `CIDR` or `CIDR|region`.
@@ -58,7 +115,7 @@ pub fn parse(provider: Provider, text: &str) -> Result<Ranges, String> {
     };
     let ranges = ranges.map_err(|error| match error {
         Problem::Json(error) => format!("line {}, column {}: {error}", error.line(), error.column()),
-        Problem::Prefix(prefix) => format!("`{prefix}` is not a network"),
+        Problem::Prefix(prefix) => format!("`{}` is not a network", short(&prefix)),
     })?;
     if ranges.is_empty() {
         return Err(format!("holds no ranges of {}", provider.name()));
@@ -174,7 +231,7 @@ fn lines(provider: Provider, text: &str) -> Result<Ranges, String> {
         match net(prefix) {
             Ok(net) => ranges.push((net, region.filter(|region| !region.is_empty()))),
             Err(_) if is_lenient => {}
-            Err(_) => return Err(format!("line {number}: `{prefix}` is not a network")),
+            Err(_) => return Err(format!("line {number}: `{}` is not a network", short(prefix))),
         }
     }
     if ranges.is_empty() {

@@ -143,6 +143,12 @@ impl Writer {
         if let Some(route) = decision.route {
             text_entry(fields, "route", route);
         }
+        if let Some(country) = decision.country {
+            text_entry(fields, "country", country.as_str());
+        }
+        if let Some(asn) = decision.asn {
+            value_entry(fields, "asn", |value| value.double(2, asn.into()));
+        }
         // What ext_proc needs to go on where this decision ends.
         if decision.flags.is_some_and(|flags| flags.whitelisted) {
             value_entry(fields, "whitelisted", |value| value.number(4, 1));

@@ -87,14 +87,16 @@ pub struct Decision<'p> {
     pub facts: SmallVec<[Fact; 1]>,
     /// Payloads of `on_block`, in order.
     pub blocks: SmallVec<[OnBlock; 1]>,
-    /// The client's country; looked up only when there are facts to tell.
-    pub country: Option<CountryCode>,
     /// Name of the matched route, for logs and metadata.
     pub route: Option<&'p str>,
     /// Detection summary, when detection ran and found something.
     pub detection: Option<Box<DetectionSummary>>,
     /// What detection noticed and `log_only_categories` or `log_only_rows` keep from counting.
     pub observed: Option<Box<DetectionSummary>>,
+    /// The client's country, when it is known.
+    pub country: Option<CountryCode>,
+    /// The number of the client's autonomous system, when it is known.
+    pub asn: Option<u32>,
     /// Global identity flags; `None` when the IP check did not reach its global step.
     pub flags: Option<IdentityFlags>,
     /// Who the verified credential belongs to: a name, or what the verifier's expression said, as JSON.
@@ -218,10 +220,11 @@ impl Decision<'_> {
             request_headers: SmallVec::new(),
             facts: SmallVec::new(),
             blocks: SmallVec::new(),
-            country: None,
             route: None,
             detection: None,
             observed: None,
+            country: None,
+            asn: None,
             flags: None,
             principal: None,
             excluded: false,

@@ -12,6 +12,7 @@ pub mod check;
 pub mod decision;
 pub mod event;
 pub mod headers;
+pub mod lists;
 pub mod message;
 pub mod nets;
 pub mod place;

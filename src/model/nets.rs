@@ -31,6 +31,11 @@ impl<T> NetMap<T> {
         self.trie.get_lpm(&IpNet::from(ip))
     }
 
+    /// Every network with its value, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
+        self.trie.iter()
+    }
+
     /// The value of exactly this network.
     pub fn get_mut(&mut self, net: IpNet) -> Option<&mut T> {
         self.trie.get_mut(&net.trunc())

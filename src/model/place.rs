@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -43,10 +44,25 @@ impl fmt::Debug for CountryCode {
     }
 }
 
-/// Countries by address. Called on the request path: no I/O, no allocation.
+/// Countries and operators by address. Called on the request path: no I/O, no allocation.
 pub trait Countries: Send + Sync + fmt::Debug {
     /// The country of an address, when it is known.
     fn country(&self, addr: ClientAddr) -> Option<CountryCode>;
+
+    /// Who announces an address, when it is known. Most databases of countries do not say.
+    fn operator(&self, addr: ClientAddr) -> Option<Operator<'_>> {
+        let _ = addr;
+        None
+    }
+}
+
+/// Who announces an address to the rest of the network.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Operator<'d> {
+    /// Number of the autonomous system.
+    pub asn: u32,
+    /// Name of the organisation, when the database has one.
+    pub name: Option<&'d str>,
 }
 
 /// The cloud providers whose ranges are known, in table order.
@@ -90,23 +106,33 @@ impl Provider {
     }
 }
 
-/// Published address ranges by provider.
+/// Networks of one provider with the region each belongs to, if one is published.
+pub type Networks = NetMap<Option<Box<str>>>;
+
+/// Published address ranges by provider. Cheap to clone: a provider whose ranges do not change is shared.
 #[derive(Clone, Debug, Default)]
 pub struct CloudRanges {
-    ranges: [NetMap<Option<Box<str>>>; Provider::ALL.len()],
+    ranges: [Arc<Networks>; Provider::ALL.len()],
 }
 
 impl CloudRanges {
     /// The networks of a provider with the region each belongs to, if one is published.
     #[must_use]
-    pub fn of(&self, provider: Provider) -> Option<&NetMap<Option<Box<str>>>> {
+    pub fn of(&self, provider: Provider) -> Option<&Arc<Networks>> {
         self.ranges.get(provider as usize)
+    }
+
+    /// Replaces the networks of a provider.
+    pub fn set(&mut self, provider: Provider, networks: Arc<Networks>) {
+        if let Some(ranges) = self.ranges.get_mut(provider as usize) {
+            *ranges = networks;
+        }
     }
 
     /// Adds a network of a provider; listed twice, the last region wins.
     pub fn insert(&mut self, provider: Provider, net: IpNet, region: Option<&str>) {
         if let Some(ranges) = self.ranges.get_mut(provider as usize) {
-            ranges.insert(net, region.map(Into::into));
+            Arc::make_mut(ranges).insert(net, region.map(Into::into));
         }
     }
 }
@@ -157,6 +183,11 @@ impl CloudSelectors {
             let (net, _) = covering.filter(|(_, region)| !is_carved(region)).last()?;
             Some((*provider, net))
         })
+    }
+
+    /// The chosen providers.
+    pub fn providers(&self) -> impl Iterator<Item = Provider> + '_ {
+        self.chosen.iter().map(|(provider, _)| *provider)
     }
 
     /// The names of the chosen providers, for events.

@@ -8,6 +8,7 @@ mod engine;
 mod frame;
 mod hostile;
 mod load;
+mod places;
 mod proc;
 mod shared;
 mod stock;
@@ -33,7 +34,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             shared::run(&guard, &mut report)?;
             proc::run(&guard, &mut report)?;
             through::run(&guard, &mut report)?;
+            places::run(&mut report)?;
             engine::run(Some(&python), corpus.as_deref(), &mut report)?;
+            report.finish()
+        }
+        Some("places") => {
+            let mut report = table::Report::default();
+            places::run(&mut report)?;
             report.finish()
         }
         Some("shared") => {
@@ -63,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report.finish()
         }
         _ => Err(
-            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | proc GUARD | engine [PYTHON [CORPUS]]\n       own [CORPUS] | loop SET CALLS | stock PORT"
+            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | loop SET CALLS | stock PORT"
                 .into(),
         ),
     }

@@ -19,6 +19,7 @@ mod envoy;
 mod envoy_conformance;
 mod events;
 mod extract;
+mod feeds;
 mod ledger;
 mod limits;
 mod load;

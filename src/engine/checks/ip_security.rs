@@ -11,8 +11,9 @@ use crate::engine::cx::{Cx, Metadata, Objection, text, violation};
 use crate::engine::policy::{Bypasses, Compiling, PerRoute};
 use crate::model::addr::Client;
 use crate::model::check::Check;
-use crate::model::decision::IdentityFlags;
+use crate::model::decision::{FactValue, IdentityFlags};
 use crate::model::event::EventType;
+use crate::model::lists::{ListHit, blocked};
 use crate::model::nets::IpSet;
 use crate::model::place::{CloudSelectors, CountryCode, Provider};
 use crate::state::{Ban, State};
@@ -26,6 +27,7 @@ pub(crate) struct Settings {
     blacklist: IpSet,
     exempt: IpSet,
     countries: CountryRules,
+    operators: OperatorRules,
     cloud: CloudSelectors,
     by_route: PerRoute<RouteRules>,
 }
@@ -36,6 +38,14 @@ struct RouteRules {
     whitelist: IpSet,
     blacklist: IpSet,
     countries: CountryRules,
+    operators: OperatorRules,
+}
+
+/// Rules over autonomous systems. An allow-list refuses whoever it does not name, an unknown system included.
+#[derive(Debug, Default)]
+struct OperatorRules {
+    blocked: BTreeSet<u32>,
+    allowed: BTreeSet<u32>,
 }
 
 /// Country rules. An allow-list is restrictive and makes the block-list inert where both are global.
@@ -70,6 +80,10 @@ enum Cause {
     List,
     Country(CountryCode),
     Cloud(Provider, IpNet),
+    /// A list of addresses that others keep.
+    BlockList(ListHit),
+    /// The client's autonomous system, if it is known; of the route (true) or of all requests.
+    Operator(Option<u32>, bool),
 }
 
 impl Settings {
@@ -91,6 +105,10 @@ impl Settings {
                     routed.route.blocked_countries.as_ref().unwrap_or(&empty),
                     routed.route.whitelist_countries.as_ref().unwrap_or(&empty),
                 ),
+                operators: OperatorRules {
+                    blocked: routed.route.blocked_asns.clone(),
+                    allowed: routed.route.allowed_asns.clone(),
+                },
             }
         });
         let entries = security.block_cloud_providers.iter().flatten().map(String::as_str);
@@ -103,9 +121,31 @@ impl Settings {
             blacklist: security.blacklist.iter().collect(),
             exempt: security.exempt_ips.iter().collect(),
             countries,
+            operators: OperatorRules {
+                blocked: config.data.blocked_asns.clone(),
+                allowed: config.data.allowed_asns.clone(),
+            },
             cloud,
             by_route,
         }
+    }
+}
+
+impl OperatorRules {
+    fn is_empty(&self) -> bool {
+        self.blocked.is_empty() && self.allowed.is_empty()
+    }
+
+    /// The system for which the client is refused; `Some(None)` when it is unknown and only some may pass.
+    fn refuses(&self, cx: &Cx<'_, '_, '_>) -> Option<Option<u32>> {
+        let is_local = cx.client.address().is_none_or(crate::model::addr::ClientAddr::is_loopback);
+        if self.is_empty() || is_local {
+            return None;
+        }
+        let asn = cx.operator().map(|operator| operator.asn);
+        let is_blocked = asn.is_some_and(|asn| self.blocked.contains(&asn));
+        let is_foreign = !self.allowed.is_empty() && !asn.is_some_and(|asn| self.allowed.contains(&asn));
+        (is_blocked || is_foreign).then_some(asn)
     }
 }
 
@@ -148,6 +188,9 @@ pub(crate) fn look(cx: &mut Cx<'_, '_, '_>) -> Local {
         return Local::default();
     }
     let rules = settings.by_route.of(cx.route);
+    if let Some(asn) = rules.operators.refuses(cx) {
+        return Local { flags: None, cause: Some(Cause::Operator(asn, true)) };
+    }
     match route(rules, cx) {
         Err(cause) => Local { flags: None, cause: Some(cause) },
         Ok(country_allowed) => {
@@ -224,6 +267,12 @@ fn global_cause(settings: &Settings, cx: &mut Cx<'_, '_, '_>, route: Route) -> O
         None if with_lists && settings.blacklist.covers(cx.client) => return Some(Cause::List),
         None => {}
     }
+    if let Some(hit) = cx.client.address().and_then(|addr| blocked(&cx.policy.lists, addr)) {
+        return Some(Cause::BlockList(hit));
+    }
+    if let Some(asn) = settings.operators.refuses(cx) {
+        return Some(Cause::Operator(asn, false));
+    }
     if with_countries && let Some(cause) = country_cause(&settings.countries, cx) {
         return Some(cause);
     }
@@ -278,7 +327,8 @@ fn refuse(cx: &mut Cx<'_, '_, '_>, cause: &Cause) -> &'static str {
         Cause::RouteList => Some(("access_control", "ip_restriction")),
         Cause::RouteCountry(true) => Some(("block_countries", "country_restriction")),
         Cause::RouteCountry(false) => Some(("allow_countries", "country_restriction")),
-        Cause::List | Cause::Country(_) | Cause::Cloud(..) => None,
+        Cause::Operator(_, true) => Some(("asn_rules", "asn_restriction")),
+        Cause::List | Cause::Country(_) | Cause::Cloud(..) | Cause::BlockList(_) | Cause::Operator(_, false) => None,
     };
     if let Some((decorator, kind)) = route_kind {
         let reason = format!("IP {client} blocked");
@@ -294,6 +344,20 @@ fn refuse(cx: &mut Cx<'_, '_, '_>, cause: &Cause) -> &'static str {
             metadata.push(("network", text(net.to_string())));
             format!("IP belongs to blocked cloud provider: {}", provider.name())
         }
+        Cause::BlockList(hit) => {
+            metadata.push(("block_list", text(&*hit.list)));
+            metadata.push(("line", FactValue::Int(hit.line.into())));
+            metadata.push(("network", text(hit.net.to_string())));
+            format!("IP on block list {}, line {}", hit.list, hit.line)
+        }
+        Cause::Operator(Some(asn), _) => {
+            metadata.push(("asn", FactValue::Int((*asn).into())));
+            if let Some(name) = cx.operator().and_then(|operator| operator.name) {
+                metadata.push(("organisation", text(name)));
+            }
+            format!("IP from blocked autonomous system: AS{asn}")
+        }
+        Cause::Operator(None, _) => "IP of unknown autonomous system".to_owned(),
         Cause::RouteList | Cause::RouteCountry(_) | Cause::List => {
             format!("IP {client} not in global allowlist/blocklist")
         }

@@ -61,6 +61,7 @@ pub(crate) fn feeds() -> Feeds {
         )]
         .into_iter()
         .collect(),
+        ..Feeds::default()
     }
 }
 

@@ -15,7 +15,12 @@ enum Field {
 fn encode(field: &Field, out: &mut Vec<u8>) {
     match field {
         Field::Text(text) => {
-            out.push(2 << 5 | u8::try_from(text.len()).unwrap());
+            // Lengths from 29 on stand in a byte of their own.
+            let length = u8::try_from(text.len()).unwrap();
+            match length.checked_sub(29) {
+                None => out.push(2 << 5 | length),
+                Some(more) => out.extend([2 << 5 | 29, more]),
+            }
             out.extend(text.as_bytes());
         }
         Field::Map(pairs) => {
@@ -129,4 +134,23 @@ fn other_files_are_refused() {
     assert!(matches!(Mmdb::new(b"not a database".to_vec()), Err(GeoError::Format(_))));
     let without = database(vec![("10.0.0.0/8", Field::Map(vec![("asn", Field::Text("AS1"))]))]);
     assert_eq!(Mmdb::new(without).unwrap_err(), GeoError::NoCountries);
+}
+
+#[test]
+fn operators_are_found_in_every_layout() {
+    use Field::{Long, Map, Text};
+    let number = |name| vec![("autonomous_system_number", Long(64500)), ("autonomous_system_organization", Text(name))];
+    for (name, record) in [
+        ("MaxMind", Map(number("Example"))),
+        ("MaxMind, larger", Map(vec![("traits", Map(number("Example")))])),
+        ("IPinfo", Map(vec![("as_name", Text("Example")), ("asn", Text("AS64500")), ("country", Text("DE"))])),
+    ] {
+        let mmdb = Mmdb::of_operators(database(vec![("81.0.0.0/8", record)])).unwrap();
+        let operator = |ip: [u8; 4]| mmdb.operator(IpAddr::from(ip).into());
+        assert_eq!(operator([81, 2, 3, 4]), Some(Operator { asn: 64500, name: Some("Example") }), "{name}");
+        assert_eq!(operator([82, 2, 3, 4]), None, "{name}: outside");
+    }
+    let without = database(vec![("81.0.0.0/8", Map(vec![("country", Text("DE"))]))]);
+    assert_eq!(Mmdb::of_operators(without.clone()).unwrap_err(), GeoError::NoOperators);
+    assert_eq!(Mmdb::new(without).unwrap().operator(IpAddr::from([81, 0, 0, 1]).into()), None);
 }

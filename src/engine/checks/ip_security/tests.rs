@@ -207,3 +207,112 @@ fn route_refusals_are_classified() {
         assert_eq!(decision.facts[0].metadata, [("decorator_type", text(decorator)), ("violation_type", text(kind))]);
     }
 }
+
+/// 81.0.0.1 is announced by AS 64500, 82.0.0.1 by AS 64501; nobody else is known.
+#[derive(Debug)]
+struct Announced;
+
+impl crate::model::place::Countries for Announced {
+    fn country(&self, _: crate::model::addr::ClientAddr) -> Option<crate::model::place::CountryCode> {
+        None
+    }
+
+    fn operator(&self, addr: crate::model::addr::ClientAddr) -> Option<crate::model::place::Operator<'_>> {
+        let asn = match addr.to_string().as_str() {
+            "81.0.0.1" => 64500,
+            "82.0.0.1" => 64501,
+            _ => return None,
+        };
+        Some(crate::model::place::Operator { asn, name: Some("Example Net") })
+    }
+}
+
+/// A policy with two lists and known operators.
+fn informed(text: Value) -> crate::engine::policy::Policy {
+    use crate::model::lists::{AddressList, Entries};
+    let list = |name: &str, allows, lines: &[&str]| AddressList {
+        name: name.into(),
+        allows,
+        entries: Entries::new((1..).zip(lines).map(|(line, text)| (line, text.parse().unwrap()))).into(),
+    };
+    let mut policy = policy(text);
+    policy.lists = [
+        list("spam", false, &["198.51.100.0/24", "203.0.113.9", "127.0.0.1"]),
+        list("partners", true, &["198.51.100.77"]),
+    ]
+    .into();
+    policy.operators = Some(std::sync::Arc::new(Announced));
+    policy
+}
+
+#[test]
+fn lists_of_others_are_enforced_and_say_which_line() {
+    let plain = || json!({});
+    for (name, text, peer, refused) in [
+        ("on a network of the list", plain(), "198.51.100.1", true),
+        ("an address of the list", plain(), "203.0.113.9", true),
+        ("excused by another list", plain(), "198.51.100.77", false),
+        ("on no list", plain(), "203.0.113.8", false),
+        ("whitelisted", security(lit!({"whitelist": ["203.0.113.9"]})), "203.0.113.9", false),
+        ("exempt", security(lit!({"exempt_ips": ["203.0.113.9"]})), "203.0.113.9", true),
+        ("the route bypasses address checks", both(lit!({}), lit!({"bypassed_checks": ["ip"]})), "203.0.113.9", false),
+        ("loopback is no exception", plain(), "127.0.0.1", true),
+    ] {
+        let policy = informed(text);
+        let decision = once(&policy, Ask::from(peer));
+        assert_eq!(short(&decision), if refused { FORBIDDEN } else { (0, "") }, "{name}");
+        if name == "an address of the list" {
+            let fact = &decision.facts[0];
+            assert_eq!(fact.reason, "IP on block list spam, line 2");
+            for expected in [
+                ("block_list", FactValue::Text("spam".to_owned())),
+                ("line", FactValue::Int(2)),
+                ("network", FactValue::Text("203.0.113.9/32".to_owned())),
+            ] {
+                assert!(fact.metadata.contains(&expected), "{expected:?} in {:?}", fact.metadata);
+            }
+        }
+    }
+}
+
+#[test]
+fn autonomous_systems_are_refused_by_number() {
+    let global = |rules: Value| json!({"data": rules});
+    let route = crate::engine::tests::testing::routed;
+    for (name, text, peer, refused) in [
+        ("blocked", global(lit!({"blocked_asns": [64500]})), "81.0.0.1", true),
+        ("another one", global(lit!({"blocked_asns": [64500]})), "82.0.0.1", false),
+        ("unknown, some are blocked", global(lit!({"blocked_asns": [64500]})), "83.0.0.1", false),
+        ("allowed", global(lit!({"allowed_asns": [64500]})), "81.0.0.1", false),
+        ("not allowed", global(lit!({"allowed_asns": [64500]})), "82.0.0.1", true),
+        ("unknown, only some are allowed", global(lit!({"allowed_asns": [64500]})), "83.0.0.1", true),
+        ("loopback is excused", global(lit!({"allowed_asns": [64500]})), "127.0.0.2", false),
+        ("allowed and blocked", global(lit!({"allowed_asns": [64500], "blocked_asns": [64500]})), "81.0.0.1", true),
+        ("blocked by the route", route(lit!({"blocked_asns": [64501]})), "82.0.0.1", true),
+        ("not allowed by the route", route(lit!({"allowed_asns": [64500]})), "82.0.0.1", true),
+        ("allowed by the route", route(lit!({"allowed_asns": [64500]})), "81.0.0.1", false),
+    ] {
+        let policy = informed(text);
+        let decision = once(&policy, Ask::from(peer));
+        assert_eq!(short(&decision), if refused { FORBIDDEN } else { (0, "") }, "{name}");
+    }
+    let policy = informed(json!({"data": {"blocked_asns": [64500]}}));
+    let decision = once(&policy, Ask::from("81.0.0.1"));
+    assert_eq!(decision.facts[0].reason, "IP from blocked autonomous system: AS64500");
+    assert!(decision.facts[0].metadata.contains(&("organisation", FactValue::Text("Example Net".to_owned()))));
+    assert_eq!(decision.asn, Some(64500));
+}
+
+#[test]
+fn the_upstream_is_told_where_a_client_is() {
+    let text = || json!({"data": {"country_header": "X-Geo-Country", "asn_header": "x-geo-asn"}});
+    let told = |peer: &str| {
+        let policy = informed(text());
+        let decision = once(&policy, Ask::from(peer));
+        let pair = |edit: &crate::model::headers::HeaderEdit<'_>| format!("{}={}", edit.name, edit.value);
+        decision.request_headers.iter().map(pair).collect::<Vec<_>>()
+    };
+    assert_eq!(told("81.0.0.1"), ["x-geo-country=DE", "x-geo-asn=64500"]);
+    // Always set: what the client sent under these names is overwritten.
+    assert_eq!(told("203.0.113.1"), ["x-geo-country=ZZ", "x-geo-asn=0"]);
+}
