@@ -9,15 +9,17 @@ use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
+use crate::app::facts;
 use crate::app::keeper::{Change, Mailbox};
 use crate::clock;
 use crate::config::Config;
+use crate::config::data::OutboundConfig;
 use crate::feeds::rules::{self, BadDocument, Checked, DOCUMENT_BYTES_MAX};
 use crate::live::Live;
 use crate::model::addr::IpEntry;
 use crate::model::time::Window;
 use crate::net::agent::{self, Identity};
-use crate::net::client::{self, Client, Options, Request, Response, Validators};
+use crate::net::client::{self, Client, Request, Response, Validators};
 use crate::state::formats::{Rules, RulesSnapshot};
 use crate::state::{Backend, State};
 
@@ -273,6 +275,8 @@ impl Follower {
         let reloads = self.live.status().succeeded;
         if reloads != self.reloads {
             (self.reloads, self.seen, self.known, self.due) = (reloads, None, Validators::default(), Instant::now());
+            // The authorities that it trusts may be others now.
+            self.client = None;
         }
         if self.active.as_ref().is_some_and(|rules| rules.has_expired(clock::now())) {
             self.withdraw("they have expired").await;
@@ -293,7 +297,7 @@ impl Follower {
 
     /// Asks the server, and judges what it says when that is something else than before.
     async fn poll(&mut self, server: &Server, config: &Config) {
-        let asked = self.ask(server).await;
+        let asked = self.ask(server, &config.outbound).await;
         let start = Instant::now();
         match asked {
             Ok(text) => {
@@ -315,14 +319,15 @@ impl Follower {
         }
     }
 
-    async fn ask(&mut self, server: &Server) -> Result<Option<Vec<u8>>, Silence> {
+    async fn ask(&mut self, server: &Server, outbound: &OutboundConfig) -> Result<Option<Vec<u8>>, Silence> {
         let silence = |why: String| Silence { why, wait: None };
         let client = match &self.client {
             Some(client) => client.clone(),
             None => {
-                let made = tokio::task::spawn_blocking(|| Client::new(&Options::default())).await;
+                let outbound = outbound.clone();
+                let made = tokio::task::spawn_blocking(move || facts::client(&outbound)).await;
                 let made = made.map_err(|error| silence(error.to_string()))?;
-                self.client.insert(made.map_err(|error| silence(error.to_string()))?).clone()
+                self.client.insert(made.map_err(silence)?).clone()
             }
         };
         let mut identity = server.identity.clone();
