@@ -176,7 +176,7 @@ impl Origin {
 /// What an attempt brought.
 enum Attempt {
     Same,
-    New(Content, Origin, Known),
+    New(Box<Content>, Origin, Known),
 }
 
 impl Run {
@@ -214,15 +214,16 @@ impl Run {
     /// Puts data of an earlier time in force when there is none yet. Returns how long it stays fresh.
     async fn restore(&mut self, tools: &Tools) -> Duration {
         let is_database = self.feed.subject == Subject::Countries;
-        if is_database && self.feed.is_shared && self.in_force.is_none() {
-            if let Some(bytes) = shared_database(tools).await
-                && let Ok(content) = self.read(bytes).await
-            {
-                self.keep(&content).await;
-                if self.publish(tools, &content).await {
-                    self.succeeded(tools, &content, Origin::Redis);
-                    return self.period();
-                }
+        if is_database
+            && self.feed.is_shared
+            && self.in_force.is_none()
+            && let Some(bytes) = shared_database(tools).await
+            && let Ok(content) = self.read(bytes).await
+        {
+            self.keep(&content).await;
+            if self.publish(tools, &content).await {
+                self.succeeded(tools, &content, Origin::Redis);
+                return self.period();
             }
         }
         let Some(path) = self.feed.kept.clone() else { return Duration::ZERO };
@@ -299,7 +300,7 @@ impl Run {
             match redis.cloud_ranges(provider.name()).await {
                 Ok(Some(entries)) => {
                     let content = content_of(*provider, &cloud::read_entries(&entries)?);
-                    return Ok(Attempt::New(content, Origin::Redis, Known::default()));
+                    return Ok(Attempt::New(Box::new(content), Origin::Redis, Known::default()));
                 }
                 Ok(None) => {}
                 Err(error) => tracing::debug!(feed = self.name, %error, "Redis was not asked for ranges"),
@@ -313,7 +314,7 @@ impl Run {
             Found::Same => Ok(Attempt::Same),
             Found::New(bytes, known) => {
                 let problem = |error| format!("{}: {error}", self.feed.location.shown());
-                Ok(Attempt::New(self.read(bytes).await.map_err(problem)?, origin, known))
+                Ok(Attempt::New(Box::new(self.read(bytes).await.map_err(problem)?), origin, known))
             }
         }
     }
