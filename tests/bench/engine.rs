@@ -1,5 +1,6 @@
 //! Engine time per request, in process: ours, the crate `guard-core-engine`, and guard-core in Python.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,7 +21,7 @@ const SAMPLE: usize = 150;
 const NEW: usize = 700;
 
 /// A GET with 18 values: names and values of 2 parameters and 6 headers, the path, and an empty body.
-pub fn get() -> Input {
+fn get() -> Input {
     let mut input = Input { method: "GET".into(), scheme: "https".into(), ..Input::default() };
     input.path = "/catalog/items?page=2&category=garden+furniture".into();
     for (name, value) in [
@@ -113,7 +114,7 @@ fn check() -> Input {
 }
 
 /// The same with values that no other salt has, a token and an id among them.
-fn new_check(salt: usize) -> Input {
+pub fn new_check(salt: usize) -> Input {
     let mut input = check();
     input.path = format!("/catalog/items?page={salt}&sort=price{salt}");
     for (_, value) in &mut input.headers {
@@ -125,7 +126,7 @@ fn new_check(salt: usize) -> Input {
 }
 
 /// The GET of 18 values, none of which was seen before; names stay.
-fn new_get(salt: usize) -> Input {
+pub fn new_get(salt: usize) -> Input {
     let mut input = get();
     input.path = format!("/catalog/items{salt}?page=2{salt}&category=garden+furniture{salt}");
     for (_, value) in &mut input.headers {
@@ -140,7 +141,8 @@ fn time(requests: usize, mut round: impl FnMut()) -> f64 {
     cpu::of(ROUNDS, 1, round) / requests as f64
 }
 
-fn inspect(detector: &Detector, input: &Input) {
+/// Inspects a request and forgets what was found.
+pub fn inspect(detector: &Detector, input: &Input) {
     std::hint::black_box(detector.inspect(&input.view(), &Scope::default(), &Unmetered));
 }
 
@@ -149,18 +151,61 @@ fn detector() -> Result<Detector, Box<dyn std::error::Error>> {
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?)
 }
 
-/// Inspects one request over and over, for a profiler to watch.
+/// Measures requests as if none of their values had been seen before: what is recalled belongs to a threshold of the
+/// semantic analyser, so that is moved a little for each.
+pub struct Fresh<'d> {
+    detector: &'d Detector,
+    threshold: f64,
+    calls: Cell<u32>,
+}
+
+impl<'d> Fresh<'d> {
+    /// Of requests to `detector`.
+    pub fn new(detector: &'d Detector) -> Self {
+        Self { detector, threshold: detector.semantic_threshold(), calls: Cell::new(0) }
+    }
+
+    /// CPU microseconds of one request: the best of `rounds`.
+    pub fn cost(&self, input: &Input, rounds: usize) -> f64 {
+        let one = || {
+            self.forget();
+            cpu::of(1, 1, || inspect(self.detector, input))
+        };
+        (0..rounds).map(|_| one()).fold(f64::MAX, f64::min)
+    }
+
+    fn forget(&self) {
+        self.calls.set(self.calls.get().wrapping_add(1));
+        self.detector.configure_semantic_threshold(self.threshold + f64::from(self.calls.get()) * 1e-13);
+    }
+}
+
+/// Inspects one request over and over, for a profiler to watch. A file's values are new each time.
 pub fn repeat(set: &str, calls: usize) -> Result<(), Box<dyn std::error::Error>> {
-    let input = match set {
-        "get" => get(),
-        "check" => check(),
-        "post" => post(10_240),
-        "large" => post(1 << 20),
-        file => Input::from_json(&std::fs::read_to_string(file)?)?,
-    };
     let detector = detector()?;
-    let us = cpu::of(5, calls.div_ceil(5), || inspect(&detector, &input));
+    let fresh = Fresh::new(&detector);
+    let (input, is_new) = match set {
+        "get" => (get(), false),
+        "check" => (check(), false),
+        "post" => (post(10_240), false),
+        "large" => (post(1 << 20), false),
+        "new-get" => (new_get(1), true),
+        "new-check" => (new_check(1), true),
+        "new-post" => (new_post(10_240, 1), true),
+        file => (Input::from_json(&std::fs::read_to_string(file)?)?, true),
+    };
+    let us = match is_new {
+        true => fresh.cost(&input, calls),
+        false => cpu::of(5, calls.div_ceil(5), || inspect(&detector, &input)),
+    };
     Ok(writeln!(std::io::stderr(), "{us:.2} us")?)
+}
+
+/// The search for the dearest bodies alone.
+pub fn hostile() -> Result<(), Box<dyn std::error::Error>> {
+    let mut report = Report::default();
+    hostile::search(&detector()?, &mut report)?;
+    report.finish()
 }
 
 /// Runs all engines on all inputs; without a Python, ours alone.
@@ -170,6 +215,17 @@ pub fn run(
     report: &mut Report,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let detector = detector()?;
+    let fresh: [(&str, &dyn Fn(usize) -> Input); 3] = [
+        ("GET, 18 values, all new", &new_get),
+        ("GET, 14 headers, all new", &new_check),
+        ("POST, 10 KB JSON, all new", &|salt| new_post(10_240, salt)),
+    ];
+    for (name, make) in fresh {
+        let new: Vec<Input> = (0..NEW).map(make).collect();
+        let mut next = new.iter();
+        let us = cpu::of(ROUNDS, NEW / ROUNDS, || next.next().into_iter().for_each(|input| inspect(&detector, input)));
+        report.add(Row { what: "envoy-guard".into(), input: name.into(), us, rps: None, ratio: None });
+    }
     let sets = [
         ("GET, 18 values", get(), 2000),
         ("GET, 14 headers", check(), 2000),
@@ -183,17 +239,6 @@ pub fn run(
         if let Some(python) = python.filter(|_| input.body.len() < 1 << 20) {
             rivals(name, std::slice::from_ref(input), python, us, report)?;
         }
-    }
-    let fresh: [(&str, &dyn Fn(usize) -> Input); 3] = [
-        ("GET, 18 values, all new", &new_get),
-        ("GET, 14 headers, all new", &new_check),
-        ("POST, 10 KB JSON, all new", &|salt| new_post(10_240, salt)),
-    ];
-    for (name, make) in fresh {
-        let new: Vec<Input> = (0..NEW).map(make).collect();
-        let mut next = new.iter();
-        let us = cpu::of(ROUNDS, NEW / ROUNDS, || next.next().into_iter().for_each(|input| inspect(&detector, input)));
-        report.add(Row { what: "envoy-guard".into(), input: name.into(), us, rps: None, ratio: None });
     }
     match corpus {
         Some(path) => whole_corpus(path, &detector, python, report)?,

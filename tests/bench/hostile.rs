@@ -4,9 +4,11 @@
 use std::path::Path;
 
 use envoy_guard::app::input::Input;
-use envoy_guard::detect::{Detector, Scope, Unmetered};
+use envoy_guard::detect::Detector;
+use serde_json::json;
 
 use crate::cpu;
+use crate::engine::Fresh;
 use crate::table::{Report, Row};
 
 /// Sizes in bytes, and bodies tried of each.
@@ -15,8 +17,10 @@ const SIZES: [(usize, usize); 3] = [(1 << 10, 7000), (10 << 10, 2500), (100 << 1
 const VARIED: usize = 2;
 /// How many of the dearest are kept for variation.
 const KEPT: usize = 24;
-/// How many of the dearest are told.
-const SHOWN: usize = 4;
+/// How many of the dearest are told, and written down.
+const SHOWN: usize = 6;
+/// Where they are written, as `loop` and `envoy-guard explain` take them.
+const FOLDER: &str = "target/hostile";
 
 /// What bodies are padded with.
 const PADDING: [&str; 6] = [" ", "A", "a word, ", "\t", "0", "\u{e9}"];
@@ -208,12 +212,23 @@ impl Plan {
         let unit = if unit.is_empty() { "x".to_owned() } else { unit };
         let (kind, mut body) = self.holder.hold(&unit, size);
         body.truncate(body.floor_char_boundary(size + 256));
-        let mut input = super::engine::get();
-        input.method = "POST".into();
+        let mut input = bare();
         input.headers.push(("content-type".into(), kind.into()));
         input.body = body.into_bytes();
         input
     }
+}
+
+/// A request that is hardly anything but its body.
+fn bare() -> Input {
+    Input { method: "POST".into(), scheme: "https".into(), path: "/".into(), ..Input::default() }
+}
+
+/// The benign document of a size: no leaf occurs twice, and keys repeat.
+fn benign(size: usize, salt: usize) -> Input {
+    let mut input = Input { body: super::engine::new_post(size, salt).body, ..bare() };
+    input.headers.push(("content-type".into(), "application/json".into()));
+    input
 }
 
 /// A piece of bait: whole, its beginning, or its end.
@@ -254,18 +269,33 @@ fn bait() -> Result<Vec<String>, std::io::Error> {
     Ok(bait)
 }
 
-/// Adds one row per size: the dearest body found, beside the benign document of that size.
+/// Writes a request down, so that it can be looked at alone.
+fn keep(name: &str, input: &Input) -> Result<String, Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(FOLDER)?;
+    let headers: Vec<(&str, String)> = input
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value).into_owned()))
+        .collect();
+    // Bodies are made of text and cut between characters.
+    let body = String::from_utf8_lossy(&input.body);
+    let request = json!({ "id": name, "method": input.method, "path": input.path, "headers": headers, "body": body });
+    let file = format!("{FOLDER}/{name}.json");
+    std::fs::write(&file, request.to_string())?;
+    Ok(file)
+}
+
+/// Adds two rows per size: the benign document of that size, and the dearest body found.
 pub fn search(detector: &Detector, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
     let bait = bait()?;
-    let scope = Scope::default();
-    let cost = |input: &Input, rounds: usize| {
-        cpu::of(rounds, 1, || drop(std::hint::black_box(detector.inspect(&input.view(), &scope, &Unmetered))))
-    };
+    let fresh = Fresh::new(detector);
     for (size, count) in SIZES {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-        // The dearest of a few fresh ones would count the machine's hiccups, the cheapest counts none.
-        let fresh = (0..20).map(|salt| cost(&super::engine::new_post(size, salt), 1));
-        let benign = fresh.fold(f64::MAX, f64::min);
+        // Documents whose keys were seen before, and whose leaves were not: the cheapest, so that no hiccup of the
+        // machine makes the ratios look better.
+        let documents: Vec<Input> = (0..40).map(|salt| benign(size, salt)).collect();
+        let each = documents.iter().map(|input| cpu::of(1, 1, || super::engine::inspect(detector, input)));
+        let benign = each.fold(f64::MAX, f64::min);
         let mut dearest: Vec<(f64, Plan)> = Vec::new();
         for index in 0..count {
             let plan = match index % VARIED {
@@ -274,10 +304,9 @@ pub fn search(detector: &Detector, report: &mut Report) -> Result<(), Box<dyn st
             };
             let input = plan.input(size);
             let floor = if dearest.len() < KEPT { 0.0 } else { dearest[KEPT - 1].0 };
-            let mut us = cost(&input, 1);
+            let mut us = fresh.cost(&input, 1);
             if floor < us {
-                // Once more and no oftener: from the third time on clean values are recalled.
-                us = cost(&input, 1).min(us);
+                us = fresh.cost(&input, 3).min(us);
             }
             if floor < us {
                 dearest.push((us, plan));
@@ -287,8 +316,10 @@ pub fn search(detector: &Detector, report: &mut Report) -> Result<(), Box<dyn st
         }
         let name = format!("{} KB", size >> 10);
         report.add(Row { what: "envoy-guard, benign".into(), input: name.clone(), us: benign, rps: None, ratio: None });
-        for (us, plan) in dearest.iter().take(SHOWN) {
-            eprintln!("    {:.1} x: {plan:?}", us / benign);
+        keep(&format!("{}k-benign", size >> 10), &documents[0])?;
+        for (place, (us, plan)) in dearest.iter().take(SHOWN).enumerate() {
+            let file = keep(&format!("{}k-{place}", size >> 10), &plan.input(size))?;
+            eprintln!("    {:.1} x, {file}: {plan:?}", us / benign);
         }
         if let Some((us, _)) = dearest.first() {
             let what = format!("envoy-guard, worst of {count}");

@@ -63,6 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report.finish()
         }
         Some("loop") => engine::repeat(word(1).ok_or("loop SET CALLS")?, word(2).ok_or("loop SET CALLS")?.parse()?),
+        Some("hostile") => engine::hostile(),
         Some("own") => {
             let corpus = word(1).map(PathBuf::from).filter(|path| path.exists());
             let mut report = table::Report::default();
@@ -70,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report.finish()
         }
         _ => Err(
-            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | loop SET CALLS | stock PORT"
+            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | hostile | loop SET CALLS | stock PORT"
                 .into(),
         ),
     }
