@@ -307,6 +307,12 @@ fn print_values(values: &[Value], out: &mut impl Write) -> io::Result<()> {
                 writeln!(out, "      {}", hit.about)?;
             }
         }
+        if let (read, most @ 1..) = value.work
+            && most < 2 * read
+        {
+            let end = if value.is_exhausted { ": spent, which is a finding (work_budget_exhausted)" } else { "" };
+            writeln!(out, "    second looks read ahead {read} of at most {most} bytes{end}")?;
+        }
         if value.would_block {
             writeln!(out, "    => would have been a threat; the policy only logs it")?;
         }

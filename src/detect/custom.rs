@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
@@ -108,14 +108,16 @@ struct Pattern {
     text: String,
     row: String,
     read: Read,
-    /// Finds where a match that the automaton vouches for begins; made when it is needed.
-    span: OnceLock<Option<regex::Regex>>,
+    /// Finds where a match that the automaton vouches for begins. Made with the pattern, never for a request; with
+    /// look-around the second look finds it.
+    span: Option<regex::Regex>,
 }
 
 impl Pattern {
     fn prepare(text: &str) -> Result<Arc<Self>, PatternError> {
         let read = expression::read(text)?;
-        let pattern = Self { row: row(text), text: text.to_owned(), read, span: OnceLock::new() };
+        let span = if read.looking.is_none() { expression::plain(&read.text).ok() } else { None };
+        let pattern = Self { row: row(text), text: text.to_owned(), read, span };
         Automaton::test_compile(&pattern.expression(0)).map_err(refused)?;
         Ok(Arc::new(pattern))
     }
@@ -127,8 +129,7 @@ impl Pattern {
 
     /// Where the match is that ends first, at `end` or before.
     fn span(&self, text: &str, end: usize) -> Range<usize> {
-        let span = self.span.get_or_init(|| expression::plain(&self.read.text).ok());
-        let found = span.as_ref().and_then(|span| span.find(text)).map(|found| found.range());
+        let found = self.span.as_ref().and_then(|span| span.find(text)).map(|found| found.range());
         let end = text.ceil_char_boundary(end.min(text.len()));
         found.unwrap_or(0..end)
     }

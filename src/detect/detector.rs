@@ -16,7 +16,8 @@ use crate::detect::recall::Epoch;
 use crate::detect::rows::{self, Row};
 use crate::detect::semantic::{self, Analysis};
 use crate::detect::table::{Answers, Candidates, Origin, Table};
-use crate::detect::view::{Recipe, Views};
+use crate::detect::view::{self, Recipe, Views};
+use crate::detect::work::Work;
 use crate::detect::{
     Context, DetectError, Detector, Limits, Material, Method, PatternInfo, Report, Settings, Threat, View,
 };
@@ -63,6 +64,8 @@ impl Detector {
         let kept = material.previous.filter(|previous| previous.lock_monitor().is_like(&fresh));
         let monitor = kept.map_or_else(|| Arc::new(Mutex::new(fresh)), |previous| Arc::clone(&previous.monitor));
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        semantic::prepare();
+        view::prepare();
         let detector = Self { table, configured, custom, settings, monitor, semantic_threshold, number };
         detector.configure_semantic_threshold(security.detection_semantic_threshold);
         Ok(detector)
@@ -276,16 +279,24 @@ impl Detector {
         }
         let mut threats = Vec::new();
         let mut answers: [Answers; View::ALL.len()] = Default::default();
+        let work = Work::of(views.content().len());
+        let mut exhausted: Option<(Category, View)> = None;
         let mut pass = |view: View, from: View, threats: &mut Vec<Threat>| {
             let (Some(found), Some(answers)) = (found.get(from.index()), answers.get_mut(from.index())) else { return };
             for (id, end) in found.iter().copied() {
-                let candidate =
-                    Candidate { text: views.text(view), end: end as usize, view, context, raw: views.content() };
+                if exhausted.is_some() {
+                    return;
+                }
+                let (text, end) = (views.text(view), end as usize);
+                let candidate = Candidate { text, end, view, context, raw: views.content(), work: &work };
                 threats.extend(self.judge(id, &candidate, answers, watch).filter(|threat| {
                     // What the raw view shows again is one threat.
                     let known = |known: &Threat| known.row == threat.row && known.matched == threat.matched;
                     view != View::Raw || !threats.iter().any(known)
                 }));
+                if work.is_spent() {
+                    exhausted = self.table.row(id).map(|row| (row.category, view));
+                }
             }
         };
         pass(View::Processed, processed_from, &mut threats);
@@ -298,6 +309,8 @@ impl Detector {
             threats.push(budget("decode_budget_exhausted"));
         }
         pass(View::Additive, View::Additive, &mut threats);
+        threats.extend(exhausted.map(|(category, view)| Threat { category, view, ..budget(WORK_EXHAUSTED) }));
+        watch.worked(&work);
         threats
     }
 
@@ -368,6 +381,9 @@ fn configured(texts: &[String], index: usize, error: &PatternError) -> DetectErr
 /// The number of the next detector; 0 is nobody's.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
+/// The finding that second looks at a value spent what they may. Of the category that spent the last of it.
+const WORK_EXHAUSTED: &str = "work_budget_exhausted";
+
 /// The semantic analyser's finding without a kind of attack.
 const SUSPICIOUS: &str = "semantic:suspicious";
 
@@ -378,6 +394,9 @@ const ALL_VIEWS: u8 = (1 << View::ALL.len()) - 1;
 pub(super) trait Watch {
     /// All candidates of a value are known; what follows are second looks.
     fn scanned(&mut self) {}
+
+    /// All second looks were taken, or the work for them is spent.
+    fn worked(&mut self, _work: &Work) {}
 
     /// A row's candidate, and what became of it.
     fn hit(&mut self, row: &Row, candidate: &Candidate<'_>, confirmed: Option<&Range<usize>>);

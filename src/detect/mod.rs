@@ -17,6 +17,7 @@ pub mod semantic;
 mod table;
 pub mod trace;
 mod view;
+mod work;
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -109,7 +110,8 @@ pub enum Method {
 pub struct Threat {
     /// How it was found.
     pub method: Method,
-    /// Row id, `semantic:<type>`, `custom:<hash>`, `decode_budget_exhausted` or `scan_time_budget_exhausted`.
+    /// Row id, `semantic:<type>`, `custom:<hash>`, or the name of a spent budget: `decode_budget_exhausted`,
+    /// `work_budget_exhausted`, `scan_time_budget_exhausted`.
     pub row: Cow<'static, str>,
     /// What kind of attack.
     pub category: Category,

@@ -218,6 +218,11 @@ pub(crate) fn analyse(text: &str, raw: &str, threshold: f64, chars_max: usize) -
     Some(Box::new(analysis))
 }
 
+/// Builds what [`analyse`] needs, so that no request waits for it.
+pub(crate) fn prepare() {
+    measure::prepare();
+}
+
 /// True for a text of moderate length that is an expression of Python.
 fn is_expression(text: &str) -> bool {
     first(text, EXPRESSION_CHARS_MAX).len() == text.len() && python::is_expression(text)

@@ -2,7 +2,6 @@
 //! where.
 
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use regex::bytes::{Regex, RegexBuilder};
 use sha2::{Digest, Sha256};
@@ -24,6 +23,8 @@ pub(crate) type Candidates = SmallVec<[(u16, u32); 16]>;
 const SPAN_BYTES_MAX: usize = 4 << 20;
 /// How often a row looks for another match after a gate refused one.
 const RETRIES_MAX: usize = 64;
+/// What judging one match costs, in bytes.
+const CHECK_COST: usize = 64;
 /// How many matches of one row a check judges in one text.
 const CHECKS_MAX: usize = 4096;
 
@@ -51,7 +52,8 @@ impl Origin {
 pub(crate) struct Table {
     origin: Origin,
     rows: Vec<Row>,
-    spans: Vec<OnceLock<Option<Regex>>>,
+    /// Of rows whose matches have to be found, which is never done by building an expression for a request.
+    spans: Vec<Option<Regex>>,
     /// By [`Reach`]: the rows that a text of this kind may match.
     automata: [Automaton; Reach::ALL.len()],
     by_view: [Bits; View::ALL.len()],
@@ -83,7 +85,7 @@ impl Table {
         });
         let by_source = Source::ALL.map(|source| ids(&|row| row.contexts & (1 << source.index()) != 0));
         let by_category = (0..Category::COUNT).map(|index| ids(&|row| row.category.index() == index)).collect();
-        let spans = rows.iter().map(|_| OnceLock::new()).collect();
+        let spans = rows.iter().map(span).collect();
         Ok(Self { origin, rows, spans, automata, by_view, by_source, by_category })
     }
 
@@ -157,7 +159,8 @@ impl Table {
         match row.confirm {
             None => self.spans(id, candidate, RETRIES_MAX).find(passes),
             Some(Second::Check(check)) => {
-                self.spans(id, candidate, CHECKS_MAX).find(|range| check(candidate, range) && passes(range))
+                let mut ranges = self.spans(id, candidate, CHECKS_MAX).take_while(|_| candidate.work.take(CHECK_COST));
+                ranges.find(|range| check(candidate, range) && passes(range))
             }
             Some(Second::Find(confirm)) => {
                 let range = answers.ask(confirm, candidate)?;
@@ -169,6 +172,9 @@ impl Table {
                 for _ in 0..RETRIES_MAX {
                     let rest = candidate.text.get(candidate.text.ceil_char_boundary(offset)..)?;
                     let shift = candidate.text.len() - rest.len();
+                    if !candidate.work.take(rest.len()) {
+                        return None;
+                    }
                     let range = confirm(&Candidate { text: rest, end: rest.len(), ..*candidate })?;
                     let range = range.start + shift..range.end + shift;
                     if passes(&range) {
@@ -188,8 +194,7 @@ impl Table {
         candidate: &'a Candidate<'a>,
         most: usize,
     ) -> impl Iterator<Item = Range<usize>> + 'a {
-        let row = self.row(id);
-        let regex = self.spans.get(usize::from(id)).and_then(|cell| cell.get_or_init(|| row.and_then(span)).as_ref());
+        let regex = self.spans.get(usize::from(id)).and_then(Option::as_ref);
         // The automaton vouches for a match; without a span for it, it is the text up to the match's end.
         let whole = 0..candidate.end.min(candidate.text.len());
         let found = regex.map(|regex| regex.find_iter(candidate.text.as_bytes()).map(|found| found.range()));
@@ -209,7 +214,7 @@ impl Answers {
         if let Some((_, known)) = self.0.iter().find(|(asked, _)| std::ptr::fn_addr_eq(*asked, confirm)) {
             return known.clone();
         }
-        let answer = confirm(candidate);
+        let answer = if candidate.work.is_spent() { None } else { confirm(candidate) };
         self.0.push((confirm, answer.clone()));
         answer
     }
@@ -219,8 +224,11 @@ fn on_char_boundaries(text: &str, range: Range<usize>) -> Range<usize> {
     text.floor_char_boundary(range.start)..text.ceil_char_boundary(range.end)
 }
 
-/// The expression that finds the span of a row's match.
+/// The expression that finds the span of a row's match; none where the second look finds it by itself.
 fn span(row: &Row) -> Option<Regex> {
+    if matches!(row.confirm, Some(Second::Find(_))) {
+        return None;
+    }
     RegexBuilder::new(&row.pattern)
         .unicode(false)
         .case_insensitive(!row.flags.case_sensitive)

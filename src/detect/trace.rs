@@ -9,6 +9,7 @@ use crate::detect::detector::{Watch, excerpt};
 use crate::detect::rows::Row;
 use crate::detect::semantic::Analysis;
 use crate::detect::view::Views;
+use crate::detect::work::Work;
 use crate::detect::{Context, Threat, View};
 
 /// Bytes of a text that a trace keeps.
@@ -32,6 +33,10 @@ pub struct Value {
     pub views: Vec<(View, String)>,
     /// Rows with a candidate, in the order judged.
     pub hits: Vec<Hit>,
+    /// What second looks read ahead, in bytes weighed by their cost, and how much they may; 0 when there was none.
+    pub work: (usize, usize),
+    /// More was needed than second looks may read: a finding.
+    pub is_exhausted: bool,
     /// What the semantic analyser measured, when it found a threat.
     pub semantic: Option<Box<Analysis>>,
     /// Score of what counts.
@@ -104,6 +109,8 @@ impl Value {
             text: cut(text),
             views: Vec::new(),
             hits: Vec::new(),
+            work: (0, 0),
+            is_exhausted: false,
             semantic: None,
             score: 0.0,
             is_threat: false,
@@ -145,6 +152,10 @@ impl Tracer {
 }
 
 impl Watch for Tracer {
+    fn worked(&mut self, work: &Work) {
+        (self.0.work, self.0.is_exhausted) = (work.share(), work.is_spent());
+    }
+
     fn hit(&mut self, row: &Row, candidate: &Candidate<'_>, confirmed: Option<&Range<usize>>) {
         let seen = confirmed.cloned().unwrap_or(0..candidate.end);
         let text = candidate.text.get(seen).map(excerpt).unwrap_or_default();

@@ -91,12 +91,20 @@ pub(super) fn php_script(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
     // Scripts without an end overlap: what was read in vain, a name's length before its end excepted, is not read again.
     let mut read = 0;
+    let has_shells = memchr::memchr(b'`', bytes).is_some();
+    let ends = memchr::memmem::Finder::new(b"?>");
+    // Where the next end is, as far as it is known: the one behind an earlier opening serves until it is passed.
+    let mut end_at = None;
     memchr::memmem::find_iter(bytes, b"<?").find_map(|open| {
         if !has(bytes, open + 2, b"php") && at(bytes, open + 2) != b'=' {
             return None;
         }
-        let script = part(bytes, open, open + SCRIPT_MAX);
-        let script = part(script, 0, memchr::memmem::find(script, b"?>").map_or(script.len(), |end| end + 2));
+        let end = match end_at {
+            Some(end) if open <= end => end,
+            _ => bytes.get(open..).and_then(|rest| ends.find(rest)).map_or(bytes.len(), |end| open + end),
+        };
+        end_at = Some(end);
+        let script = part(bytes, open, (open + SCRIPT_MAX).min(end + 2));
         let fresh = usize::saturating_sub(read, open).saturating_sub(NAME_MAX);
         read = read.max(open + script.len());
         let news = script.get(fresh..).unwrap_or_default();
@@ -113,7 +121,9 @@ pub(super) fn php_script(candidate: &Candidate<'_>) -> Option<Range<usize>> {
                     .iter()
                     .any(|function| name.eq_ignore_ascii_case(function))
         });
-        let shells = memchr::memchr_iter(b'`', script).count() == 2;
+        let shells = has_shells
+            && candidate.work.take(script.len() / 16)
+            && memchr::memchr_iter(b'`', script).take(3).count() == 2;
         (orders || calls || shells).then(|| {
             let end = open + script.len();
             open..candidate.text.floor_char_boundary(end)

@@ -37,6 +37,9 @@ pub(crate) fn live_tag(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         if is_live {
             return Some(open..end);
         }
+        if !candidate.work.take(end - open) {
+            return None;
+        }
         // Nested tags are tried too, as long as the credit for reading bytes again lasts.
         from = if credit == 0 { end.max(open + 1) } else { name_at };
         credit = credit.saturating_sub(end - open + 32);
@@ -145,18 +148,16 @@ const ELEMENTS: &[&str] = &[
 pub(crate) fn attribute_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
     let mut quoted = false;
-    let mut tried = 0;
     let mut from = 0;
     while let Some(equals) = find(text, from, b'=') {
         quoted = quoted || part(text, from, equals).iter().any(|byte| is_quote(*byte));
         from = equals + 1;
         let Some(start) = handler_before(text, equals) else { continue };
-        tried += 1;
-        if HANDLERS_MAX < tried {
-            return None;
-        }
         let value_at = skip(text, equals + 1, 32, is_blank);
         let (value, end) = attribute_value(text, value_at, text.len().min(value_at + TAG_BYTES_MAX));
+        if !candidate.work.take(end - start) {
+            return None;
+        }
         let calls = if quoted || is_quote(at(text, value_at)) || start == 0 {
             javascript::has_effect(value)
         } else {

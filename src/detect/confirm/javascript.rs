@@ -61,11 +61,13 @@ const ROOTS: &[&[u8]] = &[
 pub(crate) fn script_url(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
     let mut from = 0;
-    for _ in 0..PLACES_MAX {
-        let colon = find(text, from, b':')?;
+    while let Some(colon) = find(text, from, b':') {
         from = colon + 1;
         let Some(start) = script_scheme_before(text, colon) else { continue };
         let code = part(text, from, from + CODE_BYTES_MAX);
+        if !candidate.work.take(from - start + code.len()) {
+            return None;
+        }
         if !is_idle(code) && starts_code(code) {
             return Some(start..from + code.len().min(64));
         }

@@ -1,7 +1,8 @@
 //! Second looks: after Hyperscan found a candidate, a confirm function demands what an interpreter would execute.
 //!
-//! One file per grammar. A confirm function reads the whole view, is linear in its length, never panics and never
-//! allocates more than a constant. Rows name their confirm function in `patterns/*.yaml`.
+//! One file per grammar. A confirm function reads the whole view once, never panics and never allocates more than a
+//! constant. What it reads beyond, ahead of each candidate, it takes from the value's [`Work`], and it stops when that is
+//! spent. Rows name their confirm function in `patterns/*.yaml`.
 
 mod code;
 mod crlf;
@@ -25,6 +26,7 @@ mod xml;
 
 use std::ops::Range;
 
+use crate::detect::work::Work;
 use crate::detect::{Context, Kind, View};
 
 /// What a confirm function sees.
@@ -41,6 +43,8 @@ pub struct Candidate<'a> {
     pub context: &'a Context<'a>,
     /// The value before any decoding.
     pub raw: &'a str,
+    /// What second looks may still spend on this value.
+    pub(crate) work: &'a Work,
 }
 
 impl Candidate<'_> {
@@ -142,7 +146,12 @@ mod testing {
             (_, Kind::JsonLeaf) => &LEAF,
             _ => &BODY,
         };
-        Candidate { text, end: text.len(), view: View::Decoded, context, raw: text }
+        Candidate { text, end: text.len(), view: View::Decoded, context, raw: text, work: work(text.len()) }
+    }
+
+    /// What a value of so many bytes may spend.
+    pub(super) fn work(bytes: usize) -> &'static Work {
+        Box::leak(Box::new(Work::of(bytes)))
     }
 
     static QUERY: Context<'static> = place(Source::Query, Kind::Value);

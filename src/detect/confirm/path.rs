@@ -1,9 +1,6 @@
 //! Paths that leave their root or name what is never served: traversal in every spelling, and secret files.
 
 use std::ops::Range;
-use std::sync::LazyLock;
-
-use memchr::memmem::FinderRev;
 
 use crate::detect::confirm::Candidate;
 use crate::detect::confirm::scan::{Folded, at, has, is_blank, is_word, part, skip};
@@ -88,9 +85,45 @@ const SECRETS: &[&str] = &[
     "php.ini",
 ];
 
-/// Searches for the secrets, made once: making one costs more than running it.
-static FINDERS: LazyLock<Vec<FinderRev<'static>>> =
-    LazyLock::new(|| SECRETS.iter().map(|secret| FinderRev::new(secret.as_bytes())).collect());
+/// For each of the first three bytes of a secret and every value of it, the secrets that have it there, one bit each: a
+/// walk over a path with three looks a byte tells which secrets may begin where.
+static BEGINNINGS: [[u128; 256]; 3] = beginnings();
+
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+const fn beginnings() -> [[u128; 256]; 3] {
+    let mut beginnings = [[0; 256]; 3];
+    assert!(SECRETS.len() <= 128, "one bit each");
+    let mut index = 0;
+    while index < SECRETS.len() {
+        let mut place = 0;
+        while place < 3 {
+            beginnings[place][SECRETS[index].as_bytes()[place] as usize] |= 1 << index;
+            place += 1;
+        }
+        index += 1;
+    }
+    beginnings
+}
+
+/// The secrets that occur in a normalised path, one bit each.
+fn secrets_within(plain: &[u8]) -> u128 {
+    let [first, second, third] = &BEGINNINGS;
+    let mask = |table: &[u128; 256], byte: u8| table.get(usize::from(byte)).copied().unwrap_or(0);
+    let mut found = 0;
+    for (start, bytes) in plain.windows(3).enumerate() {
+        let [one, two, three] = bytes else { continue };
+        let mut fits = mask(first, *one) & mask(second, *two) & mask(third, *three) & !found;
+        while fits != 0 {
+            let index = fits.trailing_zeros() as usize;
+            fits &= fits - 1;
+            let secret = SECRETS.get(index).map_or(&b""[..], |secret| secret.as_bytes());
+            if part(plain, start, start + secret.len()) == secret {
+                found |= 1 << index;
+            }
+        }
+    }
+    found
+}
 
 /// Roots of a machine below which no web parameter has business.
 const ROOTS: &[&str] = &[
@@ -236,9 +269,13 @@ fn trimmed(text: &str) -> &[u8] {
 
 /// Where in a normalised path a secret's name starts, when it starts and ends like a name.
 fn secret_in(plain: &[u8]) -> Option<usize> {
-    FINDERS.iter().find_map(|finder| {
-        let secret = finder.needle();
-        let at_index = finder.rfind(plain)?;
+    let within = secrets_within(plain);
+    if within == 0 {
+        return None;
+    }
+    SECRETS.iter().enumerate().filter(|(index, _)| within >> index & 1 == 1).find_map(|(_, secret)| {
+        let secret = secret.as_bytes();
+        let at_index = memchr::memmem::rfind(plain, secret)?;
         let before = if at_index == 0 { b'/' } else { at(plain, at_index - 1) };
         let after = at(plain, at_index + secret.len());
         let starts = !is_word(before) || is_traversal(part(plain, 0, at_index));

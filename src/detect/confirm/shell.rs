@@ -14,10 +14,13 @@ use crate::detect::confirm::path;
 use crate::detect::confirm::scan::{at, has, is_blank, is_word, part, skip};
 use crate::detect::confirm::shell::commands::{Rank, speaks_alone};
 use crate::detect::confirm::shell::words::{Command, command, plain_words};
+use crate::detect::work::Work;
 use crate::detect::{Kind, Source};
 
-/// Places of one value where a command could start.
-const PLACES_MAX: usize = 2048;
+/// What reading the first word behind a separator costs.
+const PLACE_COST: usize = 32;
+/// What a byte of a command's name and of its arguments costs: they are read for several questions.
+const ARGUMENT_COST: usize = 4;
 /// Arguments are read up to this many bytes.
 const ARGUMENT_BYTES_MAX: usize = 512;
 /// Longer values with many blanks are read as prose.
@@ -28,20 +31,25 @@ pub(crate) fn separated_command(candidate: &Candidate<'_>) -> Option<Range<usize
     let text = candidate.text.as_bytes();
     let value = Value::of(candidate);
     let mut index = 0;
-    for _ in 0..PLACES_MAX {
+    loop {
         let (start, opener, next) = opening(text, index)?;
         index = next;
+        if !candidate.work.take(PLACE_COST) {
+            return None;
+        }
         let Some(command) = command(text, next) else {
-            if matches!(opener, Opener::Separator | Opener::Pipe) && hides_secret(text, next) {
+            if matches!(opener, Opener::Separator | Opener::Pipe) && hides_secret(text, next, candidate.work) {
                 return Some(start..next);
             }
             continue;
         };
+        if !candidate.work.take(ARGUMENT_COST * (command.name_end - next + arguments(text, command.name_end).len())) {
+            return None;
+        }
         if value.convicts(&Found { start, opener, command }) {
             return Some(start..command.name_end);
         }
     }
-    None
 }
 
 /// A value that is a command line from its first word.
@@ -301,9 +309,11 @@ fn evidence(command: &Command, arguments: &[u8]) -> Evidence {
 }
 
 /// A line that names a secret file only once quotes and expansions are taken away.
-fn hides_secret(text: &[u8], from: usize) -> bool {
+fn hides_secret(text: &[u8], from: usize, work: &Work) -> bool {
     let (plain, is_disguised) = plain_words(text, from);
-    is_disguised
+    work.take(plain.bytes().len())
+        && is_disguised
+        && work.take(ARGUMENT_BYTES_MAX)
         && path::names_secret(plain.bytes())
         && !path::names_secret(part(text, from, from + ARGUMENT_BYTES_MAX))
 }

@@ -12,20 +12,19 @@ mod words;
 use std::ops::Range;
 
 use crate::detect::confirm::Candidate;
+use crate::detect::work::Work;
 use expression::{Expression, Operand, expression};
 use lex::{Kind, Lexer, Token, Word};
 
 /// Convicts a value that holds an SQL fragment an interpreter would run.
 pub(super) fn fragment(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let start = candidate.value_start();
-    let found = Scan::new(candidate.text.as_bytes().get(start..)?).run()?;
+    let found = Scan::new(candidate.text.as_bytes().get(start..)?, candidate.work).run()?;
     Some(found.start + start..found.end + start)
 }
 
-/// Steps of reading ahead per byte of text; what lies beyond is left unread.
-const WORK_PER_BYTE: usize = 4;
-/// Steps every text may take.
-const WORK_BASE: usize = 4096;
+/// What a byte read ahead costs: tokens are looked at more than once there.
+const AHEAD_COST: usize = 4;
 
 /// What stands to the left of a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,11 +69,11 @@ struct Scan<'t> {
     broken: bool,
     /// Nothing but numbers and signs so far.
     is_numeric: bool,
-    work: usize,
+    work: &'t Work,
 }
 
 impl<'t> Scan<'t> {
-    fn new(bytes: &'t [u8]) -> Self {
+    fn new(bytes: &'t [u8], work: &'t Work) -> Self {
         Self {
             bytes,
             lexer: Lexer::new(bytes),
@@ -85,14 +84,14 @@ impl<'t> Scan<'t> {
             depth: 0,
             broken: false,
             is_numeric: true,
-            work: WORK_BASE + WORK_PER_BYTE * bytes.len(),
+            work,
         }
     }
 
     fn run(mut self) -> Option<Range<usize>> {
         loop {
             let token = self.lexer.next();
-            if token.kind == Kind::End {
+            if token.kind == Kind::End || self.work.is_spent() {
                 return None;
             }
             let verdict = if self.tokens == 0 { self.whole(token) } else { None };
@@ -179,10 +178,7 @@ impl<'t> Scan<'t> {
     }
 
     /// The end of the hostile fragment that begins at `token`.
-    fn convict(&mut self, token: Token) -> Option<usize> {
-        if self.work == 0 {
-            return None;
-        }
+    fn convict(&self, token: Token) -> Option<usize> {
         let mut ahead = self.lexer;
         if is_split(token, self.bytes) {
             return Some(token.end);
@@ -203,8 +199,9 @@ impl<'t> Scan<'t> {
             Kind::Word(word) => self.word(token, word, &mut ahead),
             _ => None,
         };
-        self.work = self.work.saturating_sub(ahead.at.saturating_sub(token.end));
-        verdict
+        // Paid for when it is known: one look ahead is bounded by itself.
+        let paid = self.work.take(AHEAD_COST * ahead.at.saturating_sub(token.end));
+        verdict.filter(|_| paid)
     }
 
     /// The whole value is one expression: `chr(65)||chr(66)`, `((1))--`.

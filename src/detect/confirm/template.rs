@@ -7,8 +7,6 @@ use crate::detect::confirm::scan::{at, find, has, is_blank, is_word, part, skip}
 
 /// Longest expression that is read.
 const BODY_MAX: usize = 768;
-/// Bytes of expressions read in one text, nested ones more than once; what lies beyond is left unread.
-const WORK_MAX: usize = 64 * 1024;
 /// Operands of an arithmetic probe.
 const OPERANDS_MAX: usize = 6;
 
@@ -47,11 +45,9 @@ pub(super) fn expression(candidate: &Candidate<'_>) -> Option<Range<usize>> {
 /// `after` each body it may change what is known of the text.
 fn search(candidate: &Candidate<'_>, after: impl Fn(&mut Read)) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
-    let (mut here, mut work) = (0, 0);
+    let mut here = 0;
     let mut read = Read::default();
-    while work < WORK_MAX
-        && let Some(offset) = bytes.get(here..).and_then(|rest| rest.iter().position(|byte| is_opening(*byte)))
-    {
+    while let Some(offset) = bytes.get(here..).and_then(|rest| rest.iter().position(|byte| is_opening(*byte))) {
         let open = here + offset;
         here = open + 1;
         let Some(delimiter) = DELIMITERS.iter().find(|known| has(bytes, open, known.open)) else { continue };
@@ -60,7 +56,9 @@ fn search(candidate: &Candidate<'_>, after: impl Fn(&mut Read)) -> Option<Range<
         let length = memchr::memmem::find(window, delimiter.close);
         let body = part(window, 0, length.unwrap_or(window.len()));
         let closed = length.is_some();
-        work += body.len();
+        if !candidate.work.take(body.len()) {
+            return None;
+        }
         let whole = closed
             && open == skip(bytes, candidate.value_start(), 16, is_blank)
             && bytes.trim_ascii_end().len() == start + body.len() + delimiter.close.len();

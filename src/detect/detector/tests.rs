@@ -275,3 +275,15 @@ fn a_configured_pattern_that_is_refused_is_named() {
     assert_eq!(errors[0].key, "detection.custom_patterns[1]");
     assert!(errors[0].message.contains("empty"), "{errors:?}");
 }
+
+#[test]
+fn a_value_of_bait_alone_spends_its_work_and_that_is_a_threat() {
+    let bait = "$;${${lower:j}${::-n}di:rmi://h};:serve;sleep (8;pow;\u{e9}\u{e9}\u{e9}\u{e9};";
+    let context = Context::new(Source::Body, "");
+    let report = BALANCED.detect(&bait.repeat(200), &context);
+    let spent = report.threats.iter().find(|threat| threat.row == "work_budget_exhausted").unwrap();
+    assert!(report.is_threat && spent.method == Method::Budget && spent.category != Category::CUSTOM, "{spent:?}");
+    assert_eq!(BALANCED.detect(&bait.repeat(200), &context), report, "the same each time");
+    let report = BALANCED.detect(bait, &context);
+    assert!(report.threats.iter().all(|threat| threat.row != "work_budget_exhausted"), "once is no work: {report:?}");
+}

@@ -47,19 +47,27 @@ impl Structure {
         match self {
             Self::TagLike => Box::new(tags(text)),
             Self::FunctionCall => Box::new(calls(text)),
-            Self::CommandChain => found(&COMMAND_CHAIN, text),
+            Self::CommandChain => Box::new(chains(text)),
             Self::PathTraversal => found(&PATH_TRAVERSAL, text),
             Self::UrlPattern => found(&URL_PATTERN, text),
         }
     }
 }
 
-static COMMAND_CHAIN: LazyLock<Option<Regex>> = LazyLock::new(|| compile(r"[;&|]{1,2}"));
 static PATH_TRAVERSAL: LazyLock<Option<Regex>> = LazyLock::new(|| compile(r"\.{2,20}[/\\]"));
 static URL_PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| compile(r"[a-z]{1,32}://"));
 
 fn found<'t>(regex: &'static LazyLock<Option<Regex>>, text: &'t str) -> Box<dyn Iterator<Item = Range<usize>> + 't> {
     Box::new(regex.iter().flat_map(move |regex| regex.find_iter(text)).map(|found| found.range()))
+}
+
+/// Builds the expressions, which takes longer than a request should wait.
+pub(super) fn prepare() {
+    for regex in [&PATH_TRAVERSAL, &URL_PATTERN] {
+        LazyLock::force(regex);
+    }
+    LazyLock::force(&ENCODINGS);
+    LazyLock::force(&CODE);
 }
 
 /// `<`, anything but `>`, `>`.
@@ -76,6 +84,18 @@ fn tags(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
         let end = open + memchr::memchr(b'>', bytes.get(open..)?)? + 1;
         at = end;
         Some(open..end)
+    })
+}
+
+/// One or two signs that chain commands.
+fn chains(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + memchr::memchr3(b';', b'&', b'|', bytes.get(at..)?)?;
+        let is_pair = matches!(bytes.get(start + 1), Some(b';' | b'&' | b'|'));
+        at = start + if is_pair { 2 } else { 1 };
+        Some(start..at)
     })
 }
 
@@ -224,9 +244,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn structures_by_hand_are_those_of_their_expressions(text in "[a(<)> \u{e9}\u{3000}_\u{94d}\n]{0,40}", long in 250_usize..260) {
+        fn structures_by_hand_are_those_of_their_expressions(text in "[a(<)>;|& \u{e9}\u{3000}_\u{94d}\n]{0,40}", long in 250_usize..260) {
             for text in [text.clone(), format!("f({}){text}", "\u{e9}".repeat(long)), format!("{}{text}({})", "w".repeat(long / 4), "x".repeat(long))] {
                 prop_assert_eq!(calls(&text).collect::<Vec<_>>(), by_regex(r"\w{1,64}\s*\([^)]{0,256}\)", &text), "{}", text);
+                prop_assert_eq!(chains(&text).collect::<Vec<_>>(), by_regex(r"[;&|]{1,2}", &text), "{}", text);
                 prop_assert_eq!(tags(&text).collect::<Vec<_>>(), by_regex(r"<[^>]+>", &text), "{}", text);
             }
         }

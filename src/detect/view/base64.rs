@@ -364,6 +364,11 @@ fn inflated(bytes: &[u8], max: usize) -> Option<Vec<u8>> {
 
 static UNPRINTABLE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{C}\p{Z}--\x20]").ok());
 
+/// Builds the expression, which takes longer than a request should wait.
+pub(super) fn prepare() {
+    LazyLock::force(&UNPRINTABLE);
+}
+
 /// Characters that are neither visible nor a plain blank.
 pub(crate) fn unprintable(text: &str) -> usize {
     if text.is_ascii() {

@@ -17,6 +17,12 @@ pub(crate) fn unprintable(text: &str) -> usize {
     base64::unprintable(text)
 }
 
+/// Builds what views need, so that no request waits for it.
+pub(crate) fn prepare() {
+    base64::prepare();
+    truncate::prepare();
+}
+
 /// Longer values are not worth a glance: each step looks for its own marks, many bytes at a time.
 const GLANCE_MAX: usize = 256;
 

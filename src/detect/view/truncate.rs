@@ -44,6 +44,11 @@ static INDICATORS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
     sources.iter().filter_map(|source| RegexBuilder::new(source).case_insensitive(true).build().ok()).collect()
 });
 
+/// Builds the expressions, which takes longer than a request should wait.
+pub(super) fn prepare() {
+    LazyLock::force(&INDICATORS);
+}
+
 /// The text cut to the recipe's bound; `None` when it fits.
 pub(super) fn truncate(text: &str, recipe: &Recipe) -> Option<String> {
     if text.len() <= recipe.chars_max || length(text) <= recipe.chars_max {

@@ -95,4 +95,17 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn one_walk_finds_the_secrets_that_searches_find(
+        pieces in prop::collection::vec(prop::sample::select(vec![
+            "etc/passwd", "etc/", "/", ".", "proc/self/", "web-inf/", "win.ini", ".ssh/", "id_rsa", "php.ini", "e", "w", "passwd", "x", "\u{e9}",
+        ]), 0..12),
+    ) {
+        let text = pieces.concat();
+        let found = secrets_within(text.as_bytes());
+        for (index, secret) in SECRETS.iter().enumerate() {
+            prop_assert_eq!(found >> index & 1 == 1, text.contains(secret), "{} in {}", secret, text);
+        }
+    }
 }

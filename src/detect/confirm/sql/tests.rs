@@ -147,7 +147,14 @@ fn what_people_write_is_left_alone() {
 fn the_value_of_a_cookie_begins_behind_its_name() {
     let place = Context { source: Source::Header, name: "sort".into(), kind: Kind::Cookie };
     for (text, expected) in [("sort= order by 9-- ", true), ("sort=order by phone", false), ("a and 4=5", false)] {
-        let candidate = Candidate { text, end: 0, view: View::Decoded, context: &place, raw: text };
+        let candidate = Candidate {
+            text,
+            end: 0,
+            view: View::Decoded,
+            context: &place,
+            raw: text,
+            work: testing::work(text.len()),
+        };
         assert_eq!(fragment(&candidate).is_some(), expected, "{text}");
     }
 }
