@@ -21,13 +21,10 @@ pub enum Activity {
 use Activity::{Compatibility, Inactive};
 
 const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
-const RESPONSE: Activity = Inactive("response bodies are not looked at yet");
 const LOGFIRE: Activity = Compatibility("Logfire has no exporter here; use OTLP");
 
 /// Every field that is not active.
 const TABLE: &[(&str, Activity)] = &[
-    ("security.behavior_scan_response_body", RESPONSE),
-    ("security.behavior_max_response_body_inspect_bytes", RESPONSE),
     ("security.enable_otel", OTEL),
     ("security.otel_service_name", OTEL),
     ("security.otel_exporter_endpoint", OTEL),

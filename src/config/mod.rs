@@ -21,6 +21,7 @@ pub mod rate_limits;
 pub mod redis;
 pub mod reference;
 pub mod report;
+pub mod responses;
 pub mod routes;
 pub mod security;
 pub mod server;
@@ -38,6 +39,7 @@ use crate::config::errors::{Errors, Notice, Place};
 use crate::config::exclusions::DetectionConfig;
 use crate::config::rate_limits::{BansConfig, RateLimitsConfig};
 use crate::config::redis::RedisConfig;
+use crate::config::responses::ResponsesConfig;
 use crate::config::routes::RouteConfig;
 use crate::config::security::SecurityConfig;
 use crate::config::server::{AdminConfig, LimitsConfig, ListenersConfig, TelemetryConfig};
@@ -60,6 +62,8 @@ pub struct Config {
     pub rate_limits: RateLimitsConfig,
     /// Whom an automatic ban covers.
     pub bans: BansConfig,
+    /// What must not leave in a response, and how answers of ours are written.
+    pub responses: ResponsesConfig,
     /// Which kind of Redis, who we are there, and TLS.
     pub redis: RedisConfig,
     /// Where Envoy finds us.

@@ -7,7 +7,7 @@ use crate::config::formats;
 use crate::config::schema;
 
 /// Definitions that get a table of their own below the sections, in this order.
-const PARTS: [&str; 14] = [
+const PARTS: [&str; 15] = [
     "RouteMatch",
     "TimeRestriction",
     "Exclusion",
@@ -19,6 +19,7 @@ const PARTS: [&str; 14] = [
     "HashVerifier",
     "Hook",
     "LimitRule",
+    "ResponseRule",
     "RedisTls",
     "ServerTls",
     "ListConfig",

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::exclusions::Exclusion;
+use crate::config::responses::ResponseRule;
 use crate::config::values::{BehaviorRule, Expression, Verifier};
 use crate::config::{formats, values};
 use crate::model::addr::IpEntry;
@@ -20,7 +21,7 @@ pub struct RouteConfig {
     /// Which requests it covers. A route without matchers is chosen by name only.
     #[serde(rename = "match")]
     pub matches: Vec<RouteMatch>,
-    /// Identity of the endpoint for behaviour counters shared with applications; `METHOD:path` when absent.
+    /// Identity of the endpoint for behaviour counters shared with applications; the route's name when absent.
     pub endpoint_id: Option<String>,
     /// Requests per window, client and path; 0 refuses all.
     pub rate_limit: Option<u32>,
@@ -91,6 +92,8 @@ pub struct RouteConfig {
     pub honeypot_fields: Vec<String>,
     /// Hours of access.
     pub time_restrictions: Option<TimeRestriction>,
+    /// Rules over response bodies, in place of those of `responses.rules`.
+    pub response_rules: Option<Vec<ResponseRule>>,
     /// Behaviour rules of the route.
     pub behavior_rules: Vec<BehaviorRule>,
     /// Attack detection; inherits `enable_penetration_detection`.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use crate::detect::{Detection, Finding, Meter, Method, Report};
+use crate::engine::behavior::Trail;
 use crate::engine::checks::Foreseen;
 use crate::engine::expression::Scope;
 use crate::engine::policy::{Bypasses, Policy};
@@ -33,6 +34,12 @@ pub(crate) struct Cx<'c, 'p, 'r> {
     pub(crate) route: Option<RouteId>,
     pub(crate) unresolved: bool,
     pub(crate) excluded: bool,
+    /// We answer in any case (a preflight, a report): the upstream is never asked.
+    pub(crate) answers_itself: bool,
+    /// The request is a report that we take.
+    pub(crate) is_report: bool,
+    /// What the request left in behaviour histories.
+    pub(crate) trail: Option<Trail>,
     pub(crate) flags: Option<IdentityFlags>,
     pub(crate) principal: Option<Cow<'p, str>>,
     pub(crate) foreseen: Foreseen<'r>,
@@ -93,6 +100,9 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
             route: None,
             unresolved: false,
             excluded: false,
+            answers_itself: false,
+            is_report: false,
+            trail: None,
             flags: None,
             principal: None,
             foreseen: Foreseen::default(),

@@ -14,7 +14,8 @@ use cel::{Context, ExecutionError, Value};
 use smallvec::SmallVec;
 
 use crate::config::Config;
-use crate::config::values::Expression;
+use crate::config::values::{BehaviorAction, Expression};
+use crate::engine::behavior::act::{self, Violation};
 use crate::engine::cx::{Cx, Form, Objection};
 use crate::engine::failure::CheckError;
 use crate::engine::policy::Compiling;
@@ -85,6 +86,11 @@ impl Program {
     /// Compiles a verifier: a rule over the request and `credential`.
     pub(crate) fn verifier(compiling: &mut Compiling<'_>, key: String, source: &Expression) -> Option<Self> {
         Self::with(compiling, key, source, "credential")
+    }
+
+    /// Compiles a rule over the request and one more variable.
+    pub(crate) fn over(compiling: &mut Compiling<'_>, key: String, source: &Expression, extra: &str) -> Option<Self> {
+        Self::with(compiling, key, source, extra)
     }
 
     fn with(compiling: &mut Compiling<'_>, key: String, source: &Expression, extra: &str) -> Option<Self> {
@@ -187,6 +193,29 @@ impl Program {
             Value::Int(0) | Value::UInt(0) => None,
             _ => return Err(self.error("a verifier yields null, a boolean, a text or a map")),
         })
+    }
+
+    /// Evaluates to the action that a behaviour rule takes; `None` is none at all.
+    pub(crate) fn choose(
+        &self,
+        cx: &mut Cx<'_, '_, '_>,
+        violation: &Violation<'_>,
+    ) -> Result<Option<BehaviorAction>, CheckError> {
+        const ALL: [BehaviorAction; 4] =
+            [BehaviorAction::Ban, BehaviorAction::Log, BehaviorAction::Throttle, BehaviorAction::Alert];
+        let texts = [("endpoint", violation.endpoint), ("rule_type", violation.kind), ("details", violation.details)];
+        let numbers =
+            violation.numbers().map(|(name, number)| (name, Value::Int(number.try_into().unwrap_or(i64::MAX))));
+        let fields = map(texts.map(|(name, text)| (name, Value::from(text))).into_iter().chain(numbers));
+        let unknown = || self.error("an action is `ban`, `log`, `throttle`, `alert`, a boolean or null");
+        match self.run(cx, Some(("violation", fields)))? {
+            Value::Null | Value::Bool(false) => Ok(None),
+            Value::Bool(true) => Ok(Some(BehaviorAction::Ban)),
+            Value::String(text) => {
+                ALL.into_iter().find(|action| act::name(*action) == text.as_str()).map(Some).ok_or_else(unknown)
+            }
+            _ => Err(unknown()),
+        }
     }
 
     /// Evaluates a condition over the request and a response.

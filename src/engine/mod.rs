@@ -24,14 +24,19 @@ use crate::state::{Ban, Question, State};
 
 pub mod phases;
 pub mod policy;
+pub mod responses;
 pub mod trace;
 
+mod behavior;
 mod checks;
 mod cors;
 mod credentials;
+mod csp;
 mod cx;
 pub mod expression;
 mod failure;
+mod leaks;
+mod media;
 mod reply;
 mod routes;
 mod sanctions;
@@ -82,8 +87,21 @@ pub async fn decide_traced<'p, S: State, M: Meter, T: Trace>(
     if !is_bypassed || policy.passive {
         let mut pipeline = Pipeline { state, meter: asked.meter, trace };
         if let Some(verdict) = pipeline.run(&mut cx, Check::ALL).await {
+            if cx.has_trail() {
+                Box::pin(cx.withdraw(state)).await;
+            }
             return cx.decision(verdict, true);
         }
+    }
+    // Rare, and so kept out of the size of this future.
+    if cx.is_conspicuous()
+        && let Some(verdict) = Box::pin(behavior::conclude(&mut cx, state)).await
+    {
+        return cx.decision(verdict, true);
+    }
+    if cx.is_report {
+        let answer = csp::answer(&mut cx);
+        return cx.decision(answer, false);
     }
     match &policy.cors {
         Some(cors) if is_preflight => {
@@ -103,8 +121,10 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
         let normal = normalise(self.request.target.path);
         let resolved = policy.routes.resolve(self.request, &normal.path);
         (self.route, self.unresolved) = (resolved.route, resolved.unresolved);
+        self.is_report = policy.csp.takes(self.request, &normal.path);
+        self.answers_itself = is_preflight || self.is_report;
         // A preflight is answered by us, so it passes the whole pipeline wherever it goes.
-        self.excluded = !is_preflight && normal.is_sound && policy.excluded.contains(&normal.path);
+        self.excluded = !self.answers_itself && normal.is_sound && policy.excluded.contains(&normal.path);
         if identity.spoofed {
             let reason = format!("Potential IP spoof attempt: X-Forwarded-For header {}", masked_chain(self.request));
             self.record(outside(EventType::SuspiciousRequest, "spoofing_detected", reason, "ip_extraction"));
@@ -146,6 +166,10 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
 
     /// Why a check does not run, if it does not.
     fn skips(&self, check: Check) -> Option<&'static str> {
+        if self.is_report && check == Check::SuspiciousActivity {
+            // A report quotes attacks, and no upstream will see it.
+            return Some("a report");
+        }
         if !self.policy.checks.has(check) {
             return Some("not configured");
         }
@@ -169,11 +193,11 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
     }
 
     /// The state questions of the request, once everything local is foreseen.
-    fn question(&self) -> Question<'r> {
+    fn question(&mut self) -> Question<'r> {
         let ban = (!self.bypasses(Bypasses::IP_BAN)).then_some(self.client);
         let limits = self.foreseen.tiers.iter().map(|tier| tier.limit).collect();
         let rules = self.foreseen.rules.iter().flatten().map(|(_, rule)| *rule).collect();
-        Question { ban, limits, passive: self.policy.passive, rules, watches: Vec::new() }
+        Question { ban, limits, passive: self.policy.passive, rules, watches: self.watches() }
     }
 
     /// Ends the decision with what a check objects.
@@ -318,7 +342,8 @@ impl<S: State, M: Meter, T: Trace> Pipeline<'_, S, M, T> {
     async fn ask(&mut self, cx: &mut Cx<'_, '_, '_>) -> Result<Option<Ban>, CheckError> {
         cx.foresee();
         let question = cx.question();
-        if question.ban.is_none() && question.limits.is_empty() && question.rules.is_empty() {
+        let nothing_counts = question.limits.is_empty() && question.rules.is_empty() && question.watches.is_empty();
+        if question.ban.is_none() && nothing_counts {
             return Ok(None);
         }
         let answer = self.state.ask(&question, cx.now).await;

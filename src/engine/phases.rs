@@ -6,14 +6,17 @@
 use smallvec::SmallVec;
 
 use crate::detect::Meter;
+use crate::engine::behavior;
+use crate::engine::csp;
 use crate::engine::cx::Cx;
 use crate::engine::policy::Policy;
 use crate::engine::reply::Own;
+use crate::engine::responses::{self, Part, Reading};
 use crate::engine::trace::Untraced;
 use crate::engine::{Asked, Pipeline};
 use crate::model::addr::Client;
 use crate::model::check::Check;
-use crate::model::decision::{Decision, IdentityFlags, Verdict};
+use crate::model::decision::{Decision, IdentityFlags, Origin, Verdict};
 use crate::model::headers::HeaderEdit;
 use crate::model::time::Timestamp;
 use crate::request::Request;
@@ -38,8 +41,12 @@ pub struct Standing<'r> {
 pub struct Wanted {
     /// The body is to be inspected.
     pub request_body: bool,
-    /// The response's headers may have to be changed.
+    /// The response's headers may have to be changed or looked at.
     pub response_headers: bool,
+    /// The response's body may have to be looked at.
+    pub response_body: bool,
+    /// The request is answered here once its body came.
+    pub holds_request: bool,
 }
 
 /// The head of a response.
@@ -87,9 +94,19 @@ pub fn wanted<'r>(policy: &Policy, request: &Request<'r>, standing: &Standing<'r
     let detects = cx.skips(Check::SuspiciousActivity).is_none() && policy.checks.inspection(cx.route).covers_bodies();
     let own = own(standing);
     Wanted {
-        request_body: detects && !standing.inspected,
-        response_headers: policy.replies.touches_upstream(own) || own == Own::All && policy.cors.is_some(),
+        request_body: detects && !standing.inspected || cx.is_report,
+        holds_request: cx.is_report,
+        response_headers: policy.replies.touches_upstream(own)
+            || own == Own::All && policy.cors.is_some()
+            || policy.responses.judges(&cx),
+        response_body: policy.responses.reads(&cx),
     }
+}
+
+/// True for the answer to a CSP report, which is complete only once the report came.
+#[must_use]
+pub fn is_report(decision: &Decision<'_>) -> bool {
+    matches!(&decision.verdict, Verdict::Deny(denial) if denial.origin == Origin::CspReport)
 }
 
 /// Decides about the body of a request whose headers passed: detection, and what an attack leads to.
@@ -100,9 +117,43 @@ pub async fn decide_body<'p, 'r, S: State, M: Meter>(
     standing: &Standing<'r>,
 ) -> Decision<'p> {
     let mut cx = Cx::resume(policy, asked.request, asked.now, standing);
+    if cx.is_report {
+        let answer = csp::answer(&mut cx);
+        return cx.decision(answer, false);
+    }
     cx.detect_body(asked.meter);
     let mut pipeline = Pipeline { state, meter: asked.meter, trace: &mut Untraced };
     let verdict = pipeline.run(&mut cx, &[Check::SuspiciousActivity]).await.unwrap_or(Verdict::Allow);
+    cx.decision(verdict, true)
+}
+
+/// Judges the head of a response: counts what it says, and tells how its body is to be looked at. `request` passed.
+pub async fn judge<'p, 'r, S: State>(
+    policy: &'p Policy,
+    state: &S,
+    asked: (&Request<'r>, Timestamp),
+    standing: &Standing<'r>,
+    head: &ResponseHead<'_>,
+) -> (Decision<'p>, Reading<'p>) {
+    let (request, now) = asked;
+    let mut cx = Cx::resume(policy, request, now, standing);
+    behavior::returned(&mut cx, state, |pattern| pattern.is_status(head.status)).await;
+    let reading = policy.responses.reading(&cx, head);
+    (cx.decision(Verdict::Allow, true), reading)
+}
+
+/// Judges a response body as far as it came. A denial means that it must not go on.
+pub async fn judge_body<'p, 'r, S: State>(
+    policy: &'p Policy,
+    state: &S,
+    asked: (&Request<'r>, Timestamp),
+    standing: &Standing<'r>,
+    looked: (&mut Reading<'p>, Part<'_>),
+) -> Decision<'p> {
+    let (request, now) = asked;
+    let (reading, part) = looked;
+    let mut cx = Cx::resume(policy, request, now, standing);
+    let verdict = responses::look(&mut cx, state, reading, part).await;
     cx.decision(verdict, true)
 }
 

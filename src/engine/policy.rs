@@ -7,12 +7,15 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::config::routes::RouteConfig;
 use crate::detect::{Detector, Scope};
+use crate::engine::behavior::Behavior;
 use crate::engine::checks::Checks;
 use crate::engine::cors::Cors;
+use crate::engine::csp::CspReports;
 use crate::engine::expression::Environment;
 use crate::engine::expression::message::Messages;
 use crate::engine::failure::FailureRule;
 use crate::engine::reply::Replies;
+use crate::engine::responses::Responses;
 use crate::engine::routes::{RouteId, Routes};
 use crate::engine::sanctions::Sanctions;
 use crate::engine::whereabouts::Whereabouts;
@@ -50,6 +53,9 @@ pub struct Policy {
     pub(crate) cors: Option<Cors>,
     pub(crate) sanctions: Sanctions,
     pub(crate) checks: Checks,
+    pub(crate) behavior: Behavior,
+    pub(crate) responses: Responses,
+    pub(crate) csp: CspReports,
     pub(crate) environment: Environment,
     pub(crate) whereabouts: Whereabouts,
 }
@@ -110,6 +116,9 @@ impl Policy {
             replies: Replies::compile(&mut compiling),
             cors: Cors::compile(&mut compiling),
             checks: Checks::compile(&mut compiling),
+            behavior: Behavior::compile(&mut compiling),
+            responses: Responses::compile(&mut compiling),
+            csp: CspReports::compile(&mut compiling),
             environment: Environment::new(config),
             whereabouts: Whereabouts::compile(&config.data),
             warnings: Vec::new(),
@@ -149,6 +158,12 @@ impl Policy {
     #[must_use]
     pub fn may_ban(&self, target: IpEntry) -> bool {
         self.sanctions.may_ban(target)
+    }
+
+    /// Bytes of a response body, as it comes, that the policy looks at.
+    #[must_use]
+    pub const fn response_bytes_max(&self) -> usize {
+        self.responses.bytes_max()
     }
 
     /// True when nothing is refused, only reported.
@@ -195,6 +210,15 @@ impl<'a> Compiling<'a> {
     /// Reports a setting that does less than it says.
     pub(crate) fn warn(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.warnings.push(PolicyError { key: key.into(), message: message.into() });
+    }
+
+    /// Compiles what was compiled before: what is wrong with it is known.
+    pub(crate) fn quietly<T>(&mut self, compile: impl FnOnce(&mut Self) -> T) -> T {
+        let (errors, warnings) = (self.errors.len(), self.warnings.len());
+        let compiled = compile(self);
+        self.errors.truncate(errors);
+        self.warnings.truncate(warnings);
+        compiled
     }
 
     /// Compiles one value for requests without a route and one for every route.

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
+use crate::config::responses::BodyForm;
 use crate::engine::cx::{Cx, Form, Objection};
 use crate::engine::expression::{Program, Response};
+use crate::engine::media;
 use crate::engine::phases::{ResponseEdits, ResponseHead};
 use crate::engine::policy::{Bypasses, Compiling};
 use crate::engine::security_headers::{self, clean, is_token};
@@ -30,6 +32,7 @@ pub(crate) struct Replies {
     /// The unconditional operations alone: what a route that bypasses everything still gets.
     modified: ConstantHeaders,
     operations: Vec<Operation>,
+    form: BodyForm,
 }
 
 /// One operation of `custom_response_modifier`.
@@ -59,6 +62,7 @@ impl Replies {
             constant: ConstantHeaders { edits: all },
             modified: ConstantHeaders { edits: modified },
             operations,
+            form: compiling.config.responses.bodies,
         }
     }
 
@@ -147,6 +151,11 @@ impl Replies {
         }
         let stated = edits.iter().any(|edit| edit.name == "content-type");
         let content_type = (!body.is_empty() && !stated).then_some(TEXT);
+        if self.form == BodyForm::Negotiated && form != Form::Verbatim && content_type.is_some() {
+            let (content_type, body) = media::write(cx.request, status, body);
+            edits.push(HeaderEdit { existing: Existing::Append, ..HeaderEdit::set("vary", "Accept") });
+            return Denial { origin, status, body, content_type: Some(content_type), headers: edits };
+        }
         Denial { origin, status, body, content_type, headers: edits }
     }
 

@@ -111,7 +111,7 @@ impl<S: State> Authz<S> {
         let policy = &prepared.snapshot.policy;
         let budget = Budget::new(start, prepared.detection);
         let mut times = Times::of(self.recorder.shard());
-        let watch = if times.began.is_some() { Stopwatch::running(budget) } else { Stopwatch::stopped(budget) };
+        let watch = times.watch(budget);
         let now = clock::now();
         let asked = Asked { request: &request, now, meter: &watch };
         let decision = engine::decide_traced(policy, &*self.state, asked, &mut times).await;
@@ -119,19 +119,19 @@ impl<S: State> Authz<S> {
         let answer = prepared.writer.write(&request, &decision, client);
         self.recorder.decided(&prepared.lines, &request, &decision, (client, start.elapsed()));
         if let Some(parts) = watch.parts() {
-            self.measured(policy, &parts, decision.detection.is_some(), now);
+            measured(&self.recorder, policy, &parts, (decision.detection.is_some(), now));
         }
         answer
     }
+}
 
-    /// Takes in what a measured detection spent its time on.
-    fn measured(&self, policy: &Policy, parts: &Parts, matched: bool, now: Timestamp) {
-        let shard = self.recorder.shard();
-        parts.spent().for_each(|(stage, took)| shard.detected(stage, took));
-        for anomaly in policy.detector.record(parts.samples(matched), now) {
-            let (event, z_score) = (anomaly.kind.event(), anomaly.kind.z_score());
-            self.recorder.anomaly(event, &anomaly.name, (anomaly.seconds, z_score), anomaly.is_due);
-        }
+/// Takes in what a measured detection spent its time on; whether it found something, and when.
+pub(super) fn measured(recorder: &Recorder, policy: &Policy, parts: &Parts, (matched, now): (bool, Timestamp)) {
+    let shard = recorder.shard();
+    parts.spent().for_each(|(stage, took)| shard.detected(stage, took));
+    for anomaly in policy.detector.record(parts.samples(matched), now) {
+        let (event, z_score) = (anomaly.kind.event(), anomaly.kind.z_score());
+        recorder.anomaly(event, &anomaly.name, (anomaly.seconds, z_score), anomaly.is_due);
     }
 }
 
@@ -145,6 +145,11 @@ pub(super) struct Times<'a> {
 impl<'a> Times<'a> {
     pub(super) fn of(shard: &'a Shard) -> Self {
         Self { shard, began: shard.samples().then(clock::instant) }
+    }
+
+    /// Measures the detection of a request that is measured.
+    pub(super) fn watch(&self, budget: Budget) -> Stopwatch {
+        if self.began.is_some() { Stopwatch::running(budget) } else { Stopwatch::stopped(budget) }
     }
 }
 

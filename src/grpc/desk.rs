@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub(super) message_bytes_max: u32,
     /// Body bytes gathered for one inspection: what detection reads, and the overlap behind it.
     pub(super) body_bytes_max: usize,
+    /// Response body bytes looked at.
+    pub(super) response_bytes_max: usize,
     /// Body bytes that all exchanges of the thread may have gathered at once.
     pub(super) gathered_bytes_max: usize,
     /// Messages that one exchange may have.
@@ -68,6 +70,7 @@ impl Prepared {
             lines: Lines::new(config),
             detection: Duration::try_from_secs_f64(config.security.detection_max_scan_seconds).unwrap_or(Duration::MAX),
             message_bytes_max: config.limits.max_message_bytes,
+            response_bytes_max: snapshot.policy.response_bytes_max(),
             body_bytes_max: size(config.security.detection_max_body_inspect_bytes).saturating_add(OVERLAP),
             gathered_bytes_max: size(config.limits.max_gathered_bytes),
             messages_max: config.limits.max_stream_messages,

@@ -133,7 +133,7 @@ impl Writer {
         let Some(policy) = &self.policy else { return };
         let fact = decision.facts.last();
         let (name, origin) = match &decision.verdict {
-            Verdict::Allow => ("allow", fact.map(|fact| Origin::Check(fact.check))),
+            Verdict::Allow => ("allow", fact.map(crate::model::decision::Fact::origin)),
             Verdict::Deny(denial) => ("deny", Some(denial.origin)),
             Verdict::Fail(denial) => ("fail", Some(denial.origin)),
         };

@@ -32,6 +32,10 @@ pub enum Origin {
     CorsPreflight,
     /// A CSP report was taken.
     CspReport,
+    /// A behaviour rule throttles the client.
+    Behavior,
+    /// A response rule withholds what the upstream said.
+    ResponseRule,
     /// The service is not ready to decide (state not initialised in strict mode).
     NotReady,
     /// The question could not be read, or is about no HTTP request.
@@ -49,6 +53,8 @@ impl Origin {
             Self::ClientAddress => "client_address_unresolved",
             Self::CorsPreflight => "cors_preflight",
             Self::CspReport => "csp_report",
+            Self::Behavior => "behavior",
+            Self::ResponseRule => "response_rule",
             Self::NotReady => "not_ready",
             Self::Unreadable => "unreadable",
             Self::Internal => "internal",
@@ -162,6 +168,29 @@ pub struct Fact {
     pub handler: &'static str,
 }
 
+/// The handler of facts about behaviour rules.
+pub const BEHAVIOR: &str = "behavior";
+/// The handler of facts about response rules.
+pub const RESPONSE_RULES: &str = "response_rules";
+
+impl Fact {
+    /// Who reports it.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        match self.handler {
+            BEHAVIOR => Origin::Behavior,
+            RESPONSE_RULES => Origin::ResponseRule,
+            _ => Origin::Check(self.check),
+        }
+    }
+
+    /// True for a report that a person must look at.
+    #[must_use]
+    pub fn is_alert(&self) -> bool {
+        self.metadata.contains(&("alert", FactValue::Bool(true)))
+    }
+}
+
 /// A value of an event's metadata.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[serde(untagged)]
@@ -204,7 +233,9 @@ impl Decision<'_> {
                 200 => Cow::Borrowed("CORS preflight answered"),
                 _ => Cow::Owned(format!("CORS preflight refused: {}", denial.body)),
             }),
-            Verdict::Deny(denial) if denial.origin == Origin::CspReport => Some(Cow::Borrowed("CSP report taken")),
+            Verdict::Deny(denial) if denial.origin == Origin::CspReport && self.facts.is_empty() => {
+                Some(Cow::Borrowed("CSP report taken"))
+            }
             Verdict::Allow | Verdict::Deny(_) | Verdict::Fail(_) => {
                 self.facts.last().map(|fact| Cow::Borrowed(fact.reason.as_str()))
             }

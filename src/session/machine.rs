@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::session::gather::Gather;
+use crate::session::response::Response;
 use crate::session::{
     Answer, BodyKind, BodyMode, Breach, Chunk, Command, ECHO_BYTES_MAX, EMPTY_CHUNKS_MAX, Ending, Event, Inspected,
-    Modes, Plan, Ruling, Setup,
+    Judgement, Look, Modes, Plan, ResponseUnit, Ruling, Setup,
 };
 
 /// One exchange.
@@ -20,6 +21,7 @@ pub struct Session {
     plan: Plan,
     scan: Scan,
     gather: Gather,
+    body: Response,
     /// What did not fit into the gathered bytes, while they are held.
     excess: Bytes,
     awaits: Option<Awaits>,
@@ -69,7 +71,19 @@ enum Awaits {
     /// What came before the trailers.
     Trailers,
     /// What came before an upstream that answers early.
-    Response,
+    Response {
+        end: bool,
+    },
+    /// What the policy says to the response's headers.
+    Judgement {
+        end: bool,
+    },
+    /// The response body as far as it came, then this part of it is answered.
+    ResponsePart {
+        end: bool,
+    },
+    /// The response body, then its trailers are answered.
+    ResponseTrailers,
 }
 
 impl Session {
@@ -84,6 +98,7 @@ impl Session {
             plan: Plan::default(),
             scan: Scan::default(),
             gather: Gather::default(),
+            body: Response::default(),
             excess: Bytes::new(),
             awaits: None,
             commands: VecDeque::new(),
@@ -109,10 +124,16 @@ impl Session {
         (self.gather.unit(), is_complete)
     }
 
-    /// Bytes kept for inspection, at most `bytes_max` and one part.
+    /// The response bytes to inspect after [`Command::InspectResponse`].
+    #[must_use]
+    pub fn response_unit(&self) -> ResponseUnit<'_> {
+        self.body.unit()
+    }
+
+    /// Bytes kept for inspection, at most `bytes_max`, twice `response_bytes_max`, and a part of each direction.
     #[must_use]
     pub fn kept(&self) -> usize {
-        self.gather.len() + self.excess.len()
+        self.gather.len() + self.excess.len() + self.body.kept()
     }
 
     /// How the exchange stands.
@@ -122,6 +143,7 @@ impl Session {
             () if self.is_closed => Ending::Closed,
             () if self.awaits.is_some() || !self.commands.is_empty() || self.scan == Scan::Holds => Ending::Unanswered,
             () if self.is_duplex() && !self.gather.is_empty() => Ending::Unanswered,
+            () if self.body.holds_headers || !self.body.held.is_empty() => Ending::Unanswered,
             () => Ending::Answered,
         }
     }
@@ -144,12 +166,15 @@ impl Session {
             }
             Event::RequestBody { bytes, end } => self.request_body(bytes, end),
             Event::RequestTrailers => self.request_trailers(),
-            Event::ResponseHeaders { .. } => self.response_headers(),
-            Event::ResponseBody { bytes, end } => {
-                let chunk = chunk(self.setup.response_body, bytes, end);
-                self.answer(Answer::ResponseBody(chunk));
+            Event::ResponseHeaders { end } => self.response_headers(end),
+            Event::ResponseBody { bytes, end } => self.response_body(bytes, end),
+            Event::ResponseTrailers => {
+                if self.body.end() {
+                    self.ask(Awaits::ResponseTrailers, Command::InspectResponse);
+                } else {
+                    self.answer(Answer::ResponseTrailers);
+                }
             }
-            Event::ResponseTrailers => self.answer(Answer::ResponseTrailers),
         }
     }
 
@@ -176,14 +201,16 @@ impl Session {
 
     /// Takes the result of an inspection.
     pub fn inspected(&mut self, inspected: Inspected) {
-        let Some(awaits) = self.awaits.take().filter(|awaits| !matches!(awaits, Awaits::Decision { .. })) else {
+        let is_of_request =
+            |awaits: &Awaits| matches!(awaits, Awaits::Part { .. } | Awaits::Trailers | Awaits::Response { .. });
+        let Some(awaits) = self.awaits.take().filter(is_of_request) else {
             return self.fail(Breach::Busy);
         };
         if inspected == Inspected::Refused {
             return self.close(Answer::Refusal);
         }
         match awaits {
-            Awaits::Response => self.answer(Answer::ResponseHeaders),
+            Awaits::Response { end } => self.judge(end),
             Awaits::Trailers => {
                 self.let_go(false);
                 self.scan = Scan::Off;
@@ -199,7 +226,66 @@ impl Session {
                     self.answer(Answer::RequestBody(Chunk::Continue));
                 }
             }
-            Awaits::Decision { .. } => {}
+            Awaits::Decision { .. }
+            | Awaits::Judgement { .. }
+            | Awaits::ResponsePart { .. }
+            | Awaits::ResponseTrailers => {}
+        }
+    }
+
+    /// Takes what the policy says to the response's headers.
+    pub fn judged(&mut self, judgement: Judgement) {
+        let Some(Awaits::Judgement { end }) = self.awaits.take() else { return self.fail(Breach::Busy) };
+        match judgement {
+            Judgement::Refuse => self.close(Answer::Refusal),
+            Judgement::Pass(look) => {
+                self.body.look = if end { Look::Away } else { look };
+                let is_held = self.body.waits(self.setup.response_body) && !self.setup.observed;
+                self.body.holds_headers = is_held;
+                if !is_held {
+                    self.answer_response_headers();
+                }
+            }
+        }
+    }
+
+    /// Takes the result of an inspection of the response's body.
+    pub fn response_inspected(&mut self, inspected: Inspected) {
+        let awaits = self.awaits.take();
+        let Some(awaits @ (Awaits::ResponsePart { .. } | Awaits::ResponseTrailers)) = awaits else {
+            return self.fail(Breach::Busy);
+        };
+        if inspected == Inspected::Refused {
+            return self.close(Answer::Refusal);
+        }
+        self.body.inspected();
+        if std::mem::take(&mut self.body.holds_headers) {
+            self.answer_response_headers();
+        }
+        match awaits {
+            Awaits::ResponsePart { .. } if !self.has_duplex_response() => {
+                self.answer(Answer::ResponseBody(Chunk::Continue));
+            }
+            Awaits::ResponsePart { end } => self.send_response_back(end),
+            _ => {
+                self.send_response_back(false);
+                self.answer(Answer::ResponseTrailers);
+            }
+        }
+    }
+
+    /// Gives up looking at the response's body: what was to be looked at before it goes on is refused, the rest goes on
+    /// unseen. False when the exchange ended.
+    pub fn overlook_response(&mut self) -> bool {
+        match self.body.look {
+            Look::Before => {
+                self.refuse();
+                false
+            }
+            Look::Along | Look::Away => {
+                self.body.look = Look::Away;
+                true
+            }
         }
     }
 
@@ -310,14 +396,74 @@ impl Session {
         }
     }
 
-    fn response_headers(&mut self) {
+    fn response_headers(&mut self, end: bool) {
         // An upstream answers before the body's end was seen: it answers early, or the body ended in trailers that
         // Envoy does not show. What came is looked at now; more may follow. What is held never reached the upstream.
         if self.scan == Scan::Gathers && !self.gather.is_empty() {
-            self.inspect(Awaits::Response);
+            self.inspect(Awaits::Response { end });
         } else {
-            self.answer(Answer::ResponseHeaders);
+            self.judge(end);
         }
+    }
+
+    fn judge(&mut self, end: bool) {
+        self.ask(Awaits::Judgement { end }, Command::Judge);
+    }
+
+    fn response_body(&mut self, bytes: Bytes, end: bool) {
+        let mode = self.setup.response_body;
+        if self.body.look == Look::Away {
+            return self.answer(Answer::ResponseBody(chunk(mode, bytes, end)));
+        }
+        let is_to_be_inspected = self.body.take(&bytes, end, self.setup.response_bytes_max);
+        if self.has_duplex_response() {
+            self.body.held.push(bytes);
+        }
+        if is_to_be_inspected && !self.body.waits(mode) {
+            self.ask(Awaits::ResponsePart { end }, Command::InspectResponse);
+        } else if !self.has_duplex_response() {
+            self.answer(Answer::ResponseBody(Chunk::Continue));
+        }
+    }
+
+    /// Sends on what of the response was looked at and is ours to send.
+    fn send_response_back(&mut self, end: bool) {
+        let held = std::mem::take(&mut self.body.held);
+        let last = held.len().saturating_sub(1);
+        for (place, mut bytes) in held.into_iter().enumerate() {
+            while ECHO_BYTES_MAX < bytes.len() {
+                let piece = bytes.split_to(ECHO_BYTES_MAX);
+                self.answer(Answer::ResponseBody(Chunk::Echo { bytes: piece, end: false }));
+            }
+            self.answer(Answer::ResponseBody(Chunk::Echo { bytes, end: end && place == last }));
+        }
+    }
+
+    fn answer_response_headers(&mut self) {
+        let modes = self.response_modes();
+        self.answer(Answer::ResponseHeaders(modes));
+    }
+
+    /// The modes to ask for once it is known whether the body is to be looked at.
+    fn response_modes(&self) -> Option<Modes> {
+        let setup = &self.setup;
+        let wanted = match self.body.look {
+            Look::Away => return None,
+            Look::Along => BodyMode::Streamed,
+            // A body that outgrows Envoy's buffer is looked at as far as it goes.
+            Look::Before => BodyMode::BufferedPartial,
+        };
+        if !setup.overridable || setup.response_body == BodyMode::FullDuplex {
+            return None;
+        }
+        Some(Modes {
+            request_body: setup.request_body,
+            response_body: wanted,
+            response_headers: true,
+            request_trailers: false,
+            // A body may end in trailers; without them its end would never be seen.
+            response_trailers: true,
+        })
     }
 
     /// Asks for an inspection of all that is here; nothing is nothing to inspect.
@@ -369,15 +515,20 @@ impl Session {
         let is_seen = self.scan != Scan::Off;
         // Parts of a duplex body may be on their way already: they need their answers.
         let request_body = if is_seen || from == BodyMode::FullDuplex || end { from } else { BodyMode::None };
-        let response_body = BodyMode::None;
+        let request_body = match request_body {
+            BodyMode::Streamed if self.plan.holds_request => BodyMode::Buffered,
+            other => other,
+        };
+        // Whether a body is looked at is known once its headers are; parts of a duplex body may come before that.
+        let response_body = if self.plan.response_body && to == BodyMode::FullDuplex { to } else { BodyMode::None };
         // A streamed body may end in trailers; without them its end would never be seen.
         let request_trailers = request_body == BodyMode::FullDuplex || is_seen && from == BodyMode::Streamed;
         let modes = Modes {
             request_body,
             response_body,
-            response_headers: self.plan.response_headers,
+            response_headers: self.plan.response_headers || self.plan.response_body,
             request_trailers,
-            response_trailers: false,
+            response_trailers: response_body == BodyMode::FullDuplex,
         };
         let closes_a_gap = is_seen && from == BodyMode::Streamed;
         let spares = request_body != from || response_body != to || !modes.response_headers;
@@ -390,6 +541,10 @@ impl Session {
 
     const fn is_duplex(&self) -> bool {
         matches!(self.setup.request_body, BodyMode::FullDuplex)
+    }
+
+    const fn has_duplex_response(&self) -> bool {
+        matches!(self.setup.response_body, BodyMode::FullDuplex)
     }
 
     fn ask(&mut self, awaits: Awaits, command: Command) {
@@ -413,6 +568,7 @@ impl Session {
         self.is_closed = true;
         self.awaits = None;
         self.gather = Gather::default();
+        self.body = Response::default();
         self.excess = Bytes::new();
     }
 }

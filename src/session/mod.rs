@@ -6,6 +6,7 @@
 
 mod gather;
 mod machine;
+mod response;
 
 use bytes::Bytes;
 
@@ -48,8 +49,10 @@ pub struct Setup {
     pub overridable: bool,
     /// Nobody waits for answers, so none are given.
     pub observed: bool,
-    /// Body bytes gathered for one inspection.
+    /// Request body bytes gathered for one inspection.
     pub bytes_max: usize,
+    /// Response body bytes looked at; what comes behind them goes on unseen.
+    pub response_bytes_max: usize,
 }
 
 /// What kind of body a request announces.
@@ -130,6 +133,10 @@ pub enum Command {
     Decide,
     /// Inspect [`Session::unit`], then call [`Session::inspected`].
     Inspect,
+    /// Judge the response's headers, then call [`Session::judged`].
+    Judge,
+    /// Inspect [`Session::response_unit`], then call [`Session::response_inspected`].
+    InspectResponse,
     /// Send an answer.
     Answer(Answer),
 }
@@ -150,6 +157,44 @@ pub struct Plan {
     pub request_body: bool,
     /// The response's header fields are to be changed or looked at.
     pub response_headers: bool,
+    /// The response's body may have to be looked at.
+    pub response_body: bool,
+    /// Nothing of the request may go on before its body was inspected, where Envoy can be told so.
+    pub holds_request: bool,
+}
+
+/// What the policy says to a response whose headers it saw.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Judgement {
+    /// It may go on.
+    Pass(Look),
+    /// We answer instead.
+    Refuse,
+}
+
+/// How a response body is looked at.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Look {
+    /// Not at all.
+    #[default]
+    Away,
+    /// Part by part; each goes on once it was looked at.
+    Along,
+    /// As much of it as can be held before anything of the response goes on.
+    Before,
+}
+
+/// The response bytes under inspection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ResponseUnit<'s> {
+    /// All that was gathered, from the beginning.
+    pub bytes: &'s [u8],
+    /// Where the bytes that were not looked at before begin.
+    pub fresh: usize,
+    /// Nothing more will be looked at.
+    pub is_last: bool,
+    /// The body ends with these bytes.
+    pub is_whole: bool,
 }
 
 /// What the inspection of a body says.
@@ -170,8 +215,8 @@ pub enum Answer {
     RequestBody(Chunk),
     /// The request's trailers go on.
     RequestTrailers,
-    /// The response's headers go on, with the changes of the policy.
-    ResponseHeaders,
+    /// The response's headers go on, with the changes of the policy; from here on other modes, if any.
+    ResponseHeaders(Option<Modes>),
     /// A part of the response body.
     ResponseBody(Chunk),
     /// The response's trailers go on.

@@ -11,23 +11,40 @@ const HOSTILE: &[u8] = b"EVIL";
 const MAX: usize = 64;
 
 fn setup(request_body: BodyMode) -> Setup {
-    Setup { request_body, response_body: BodyMode::None, overridable: false, observed: false, bytes_max: MAX }
+    Setup {
+        request_body,
+        response_body: BodyMode::None,
+        overridable: false,
+        observed: false,
+        bytes_max: MAX,
+        response_bytes_max: MAX,
+    }
 }
 
-const PLAN: Plan = Plan { request_body: true, response_headers: true };
+const PLAN: Plan = Plan { request_body: true, response_headers: true, response_body: false, holds_request: false };
 
 /// A session with an owner that passes headers by `plan` and refuses hostile bytes. Keeps what it answered.
 struct Owner {
     session: Session,
     ruling: Ruling,
+    look: Look,
     answers: Vec<Answer>,
     /// Units inspected, and whether each was complete.
     units: Vec<(Vec<u8>, bool)>,
+    /// Response units: the fresh bytes, whether they are the last and whether the body is whole.
+    response_units: Vec<(Vec<u8>, bool, bool)>,
 }
 
 impl Owner {
     fn new(setup: Setup, ruling: Ruling) -> Self {
-        Self { session: Session::new(setup), ruling, answers: Vec::new(), units: Vec::new() }
+        Self {
+            session: Session::new(setup),
+            ruling,
+            look: Look::Away,
+            answers: Vec::new(),
+            units: Vec::new(),
+            response_units: Vec::new(),
+        }
     }
 
     /// Brings an event; returns the answers that it led to.
@@ -43,6 +60,14 @@ impl Owner {
                     self.units.push((unit.to_vec(), is_complete));
                     self.session.inspected(if is_hostile { Inspected::Refused } else { Inspected::Clean });
                 }
+                Command::Judge => self.session.judged(Judgement::Pass(self.look)),
+                Command::InspectResponse => {
+                    let unit = self.session.response_unit();
+                    let is_hostile = memchr::memmem::find(unit.bytes, HOSTILE).is_some();
+                    let fresh = unit.bytes.get(unit.fresh..).unwrap().to_vec();
+                    self.response_units.push((fresh, unit.is_last, unit.is_whole));
+                    self.session.response_inspected(if is_hostile { Inspected::Refused } else { Inspected::Clean });
+                }
                 Command::Answer(answer) => self.answers.push(answer),
             }
         }
@@ -51,6 +76,15 @@ impl Owner {
 
     fn all(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Answer> {
         events.into_iter().flat_map(|event| self.on(event)).collect()
+    }
+
+    /// Response body bytes that were sent back.
+    fn sent_back(&self) -> Vec<u8> {
+        let echo = |answer: &Answer| match answer {
+            Answer::ResponseBody(Chunk::Echo { bytes, .. }) => bytes.to_vec(),
+            _ => Vec::new(),
+        };
+        self.answers.iter().flat_map(echo).collect()
     }
 
     /// Request body bytes that were sent back.
@@ -81,7 +115,7 @@ const CONTINUE: Answer = Answer::RequestBody(Chunk::Continue);
 #[test]
 fn each_mode_answers_each_part() {
     let response = [Event::ResponseHeaders { end: false }, Event::ResponseTrailers];
-    let answered = [Answer::ResponseHeaders, Answer::ResponseTrailers];
+    let answered = [Answer::ResponseHeaders(None), Answer::ResponseTrailers];
     for (name, mode, request, expected) in [
         ("no body is sent", BodyMode::None, vec![], vec![PASSED]),
         ("parts go on", BodyMode::Streamed, vec![body("a", false), body("b", true)], vec![PASSED, CONTINUE, CONTINUE]),
@@ -245,7 +279,7 @@ fn a_body_without_an_end_is_inspected_before_the_response() {
     assert_eq!(owner.on(Event::ResponseHeaders { end: true }), [Answer::Refusal]);
     let mut owner = Owner::new(setup(BodyMode::Streamed), Ruling::Pass(PLAN));
     owner.all([headers(BodyKind::Whole), body("EV", false)]);
-    assert_eq!(owner.on(Event::ResponseHeaders { end: false }), [Answer::ResponseHeaders], "an early answer");
+    assert_eq!(owner.on(Event::ResponseHeaders { end: false }), [Answer::ResponseHeaders(None)], "an early answer");
     assert_eq!(owner.on(body("IL", true)), [Answer::Refusal], "does not end the inspection");
 }
 
@@ -468,17 +502,25 @@ fn any_setup() -> impl Strategy<Value = Setup> {
             overridable,
             observed,
             bytes_max: MAX,
+            response_bytes_max: MAX,
         },
     )
 }
 
 /// Follows a sequence and holds the session to its promises.
-fn promises_hold(setup: Setup, ruling: Ruling, begins: bool, mut events: VecDeque<Event>) -> Result<(), TestCaseError> {
+fn promises_hold(
+    setup: Setup,
+    (ruling, look): (Ruling, Look),
+    begins: bool,
+    mut events: VecDeque<Event>,
+) -> Result<(), TestCaseError> {
     if begins {
         // Most random sequences would fail at their first part.
         events.push_front(Event::RequestHeaders { end: false, kind: BodyKind::Whole });
     }
     let mut owner = Owner::new(setup, ruling);
+    owner.look = look;
+    let (mut answered, mut is_judged) = (Vec::new(), false);
     let (mut kind, mut received, mut is_over) = (BodyKind::Whole, Vec::new(), false);
     let (mut is_first, mut closed_at) = (true, None);
     for (at, event) in events.iter().enumerate() {
@@ -492,10 +534,10 @@ fn promises_hold(setup: Setup, ruling: Ruling, begins: bool, mut events: VecDequ
             continue;
         }
         let largest = events.iter().map(|event| match event {
-            Event::RequestBody { bytes, .. } => bytes.len(),
+            Event::RequestBody { bytes, .. } | Event::ResponseBody { bytes, .. } => bytes.len(),
             _ => 0,
         });
-        prop_assert!(owner.session.kept() <= MAX + 5 + largest.max().unwrap_or(0), "memory is bounded");
+        prop_assert!(owner.session.kept() <= 3 * MAX + 5 + 2 * largest.max().unwrap_or(0), "memory is bounded");
         if failed || setup.observed {
             continue;
         }
@@ -509,12 +551,17 @@ fn promises_hold(setup: Setup, ruling: Ruling, begins: bool, mut events: VecDequ
                 is_over = *end;
             }
             Event::RequestTrailers => is_over = true,
-            _ => {}
+            Event::ResponseBody { bytes, .. } => answered.extend_from_slice(bytes),
+            // Which bodies are looked at is known from their headers.
+            Event::ResponseHeaders { .. } => is_judged = true,
+            Event::ResponseTrailers => {}
         }
         is_first = false;
         // Parts that Envoy holds are answered one by one; duplex parts are ours.
         let duplex = match event {
-            Event::ResponseBody { .. } => setup.response_body == BodyMode::FullDuplex,
+            Event::ResponseHeaders { .. } | Event::ResponseBody { .. } | Event::ResponseTrailers => {
+                setup.response_body == BodyMode::FullDuplex
+            }
             _ => setup.request_body == BodyMode::FullDuplex,
         };
         prop_assert!(duplex || answers.len() == 1, "{event:?} got {answers:?}");
@@ -525,6 +572,13 @@ fn promises_hold(setup: Setup, ruling: Ruling, begins: bool, mut events: VecDequ
             prop_assert!(!(is_over && hostile && !parts), "a hostile body went to its end");
             prop_assert!(!parts || owner.units.iter().all(|(unit, _)| memchr::memmem::find(unit, HOSTILE).is_none()));
             prop_assert!(memchr::memmem::find(&owner.echoed(), HOSTILE).is_none(), "hostile bytes were sent on");
+        }
+        if setup.response_body == BodyMode::FullDuplex {
+            let sent = owner.sent_back();
+            prop_assert!(answered.starts_with(&sent), "what is sent on is what came");
+            let is_short = answered.len() <= MAX;
+            let is_hostile = memchr::memmem::find(&sent, HOSTILE).is_some();
+            prop_assert!(!is_judged || look == Look::Away || !is_short || !is_hostile, "hostile bytes were sent on");
         }
         if setup.request_body == BodyMode::FullDuplex {
             let echoed = owner.echoed();
@@ -552,16 +606,131 @@ fn no_sequence_breaks_a_promise() {
         prop_oneof![
             1 => Just(Ruling::Refuse),
             9 => (proptest::bool::weighted(0.9), any::<bool>())
-                .prop_map(|(request_body, response_headers)| Ruling::Pass(Plan { request_body, response_headers })),
+                .prop_map(|(request_body, response_body)| {
+                    Ruling::Pass(Plan { request_body, response_body, ..PLAN })
+                }),
         ],
+        proptest::sample::select(vec![Look::Away, Look::Along, Look::Before]),
         proptest::bool::weighted(0.8),
         proptest::collection::vec(any_event(), 0..12),
     );
     let config = ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let run =
-        runner.run(&strategy, |(setup, ruling, begins, events)| promises_hold(setup, ruling, begins, events.into()));
+    let run = runner.run(&strategy, |(setup, ruling, look, begins, events)| {
+        promises_hold(setup, (ruling, look), begins, events.into())
+    });
     if let Err(error) = run {
         panic!("{error}");
+    }
+}
+
+fn response_body(bytes: impl AsRef<[u8]>, end: bool) -> Event {
+    Event::ResponseBody { bytes: Bytes::copy_from_slice(bytes.as_ref()), end }
+}
+
+/// An exchange up to the response's headers.
+fn answering(response_body: BodyMode, look: Look) -> Owner {
+    let setup = Setup { response_body, overridable: true, ..setup(BodyMode::None) };
+    let mut owner = Owner::new(setup, Ruling::Pass(Plan { response_body: true, ..PLAN }));
+    owner.look = look;
+    owner.on(Event::RequestHeaders { end: true, kind: BodyKind::Whole });
+    owner
+}
+
+#[test]
+fn a_response_is_asked_for_when_its_headers_say_so() {
+    let headers = || Event::ResponseHeaders { end: false };
+    let mode = |answer: &Answer| match answer {
+        Answer::RequestHeaders(modes) | Answer::ResponseHeaders(modes) => modes.map(|modes| modes.response_body),
+        other => panic!("{other:?}"),
+    };
+    for (configured, look, first, then) in [
+        (BodyMode::None, Look::Away, None, None),
+        (BodyMode::Streamed, Look::Away, Some(BodyMode::None), None),
+        (BodyMode::None, Look::Along, None, Some(BodyMode::Streamed)),
+        (BodyMode::Buffered, Look::Before, Some(BodyMode::None), Some(BodyMode::BufferedPartial)),
+        (BodyMode::FullDuplex, Look::Along, None, None),
+    ] {
+        let mut owner = answering(configured, look);
+        assert_eq!(mode(owner.answers.first().unwrap()), first, "{configured:?} {look:?}");
+        let answers = owner.on(headers());
+        assert_eq!(mode(answers.first().unwrap()), then, "{configured:?} {look:?}");
+    }
+    let mut owner = answering(BodyMode::None, Look::Along);
+    assert_eq!(owner.on(Event::ResponseHeaders { end: true }), [Answer::ResponseHeaders(None)], "there is no body");
+}
+
+#[test]
+fn a_leak_is_found_at_every_cut_of_a_response() {
+    let payload = b"some text EVIL and more";
+    for mode in [BodyMode::Streamed, BodyMode::FullDuplex] {
+        for look in [Look::Along, Look::Before] {
+            for cut in 0..=payload.len() {
+                let (first, second) = payload.split_at(cut);
+                for ends_in_trailers in [false, true] {
+                    let mut owner = answering(mode, look);
+                    owner.on(Event::ResponseHeaders { end: false });
+                    owner.all([response_body(first, false), response_body(second, !ends_in_trailers)]);
+                    if ends_in_trailers {
+                        owner.on(Event::ResponseTrailers);
+                    }
+                    assert_eq!(owner.answers.last(), Some(&Answer::Refusal), "{mode:?} {look:?}, cut at {cut}");
+                    assert!(memchr::memmem::find(&owner.sent_back(), HOSTILE).is_none());
+                    if (mode, look) == (BodyMode::FullDuplex, Look::Before) {
+                        assert_eq!(owner.answers.len(), 2, "not even the headers went on");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clean_response_goes_on_whole() {
+    for (mode, look) in [
+        (BodyMode::Streamed, Look::Along),
+        (BodyMode::BufferedPartial, Look::Before),
+        (BodyMode::FullDuplex, Look::Along),
+        (BodyMode::FullDuplex, Look::Before),
+    ] {
+        let mut owner = answering(mode, look);
+        let mut answers = owner.on(Event::ResponseHeaders { end: false });
+        answers.extend(owner.all([response_body("one ", false), response_body("two", true)]));
+        let headers = answers.iter().filter(|answer| matches!(answer, Answer::ResponseHeaders(_))).count();
+        assert_eq!((headers, owner.session.ending()), (1, Ending::Answered), "{mode:?} {look:?}");
+        match mode {
+            BodyMode::FullDuplex => assert_eq!(owner.sent_back(), b"one two"),
+            _ => assert_eq!(answers.len(), 3, "{answers:?}"),
+        }
+        let seen: Vec<u8> = owner.response_units.iter().flat_map(|(fresh, ..)| fresh.clone()).collect();
+        assert_eq!(seen, b"one two", "each byte is fresh once");
+        assert_eq!(owner.response_units.last().map(|(_, last, whole)| (*last, *whole)), Some((true, true)));
+        assert_eq!(owner.session.kept(), 0);
+    }
+}
+
+#[test]
+fn a_response_is_looked_at_up_to_the_bound() {
+    for (length, whole) in [(MAX - 1, true), (MAX, true), (MAX + 1, false), (9 * MAX, false)] {
+        let mut owner = answering(BodyMode::FullDuplex, Look::Before);
+        owner.on(Event::ResponseHeaders { end: false });
+        let text = vec![b'x'; length];
+        let last = length.div_ceil(7) - 1;
+        owner.all(text.chunks(7).enumerate().map(|(place, chunk)| response_body(chunk, place == last)));
+        let seen: usize = owner.response_units.iter().map(|(fresh, ..)| fresh.len()).sum();
+        assert_eq!((seen, owner.sent_back().len()), (length.min(MAX), length));
+        assert!(owner.response_units.iter().any(|(_, last, complete)| *last && *complete == whole), "{length}");
+    }
+}
+
+#[test]
+fn a_response_without_room_is_refused_or_goes_on_unseen() {
+    for (look, goes_on) in [(Look::Along, true), (Look::Before, false)] {
+        let mut owner = answering(BodyMode::Streamed, look);
+        owner.on(Event::ResponseHeaders { end: false });
+        assert_eq!(owner.session.overlook_response(), goes_on);
+        let answers = owner.on(response_body("EVIL", true));
+        let expected = if goes_on { Answer::ResponseBody(Chunk::Continue) } else { Answer::Refusal };
+        assert_eq!(answers, [expected]);
     }
 }

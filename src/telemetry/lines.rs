@@ -59,8 +59,8 @@ impl Lines {
         match (outcome, origin) {
             (Outcome::Allow, _) => self.request.filter(|_| !is_muted(&Check::RequestLogging)),
             (_, Some(Origin::Check(check))) if is_muted(&check) => None,
-            // A preflight answer and a taken report are answers, not refusals.
-            (Outcome::Deny, Some(Origin::CorsPreflight | Origin::CspReport)) => self.request,
+            // A preflight answer is an answer, not a refusal.
+            (Outcome::Deny, Some(Origin::CorsPreflight)) => self.request,
             (Outcome::Deny | Outcome::Report | Outcome::Fail, _) => self.suspicious,
         }
     }

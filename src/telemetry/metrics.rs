@@ -225,6 +225,8 @@ fn origins() -> impl Iterator<Item = Option<Origin>> {
         Origin::ClientAddress,
         Origin::CorsPreflight,
         Origin::CspReport,
+        Origin::Behavior,
+        Origin::ResponseRule,
         Origin::NotReady,
         Origin::Unreadable,
         Origin::Internal,
@@ -240,10 +242,12 @@ const fn row(origin: Option<Origin>) -> usize {
         Some(Origin::ClientAddress) => checks,
         Some(Origin::CorsPreflight) => checks + 1,
         Some(Origin::CspReport) => checks + 2,
-        Some(Origin::NotReady) => checks + 3,
-        Some(Origin::Unreadable) => checks + 4,
-        Some(Origin::Internal) => checks + 5,
-        None => checks + 6,
+        Some(Origin::Behavior) => checks + 3,
+        Some(Origin::ResponseRule) => checks + 4,
+        Some(Origin::NotReady) => checks + 5,
+        Some(Origin::Unreadable) => checks + 6,
+        Some(Origin::Internal) => checks + 7,
+        None => checks + 8,
     }
 }
 

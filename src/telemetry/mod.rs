@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::clock;
 use crate::config::Config;
-use crate::config::values::LogFormat;
+use crate::config::values::{LogFormat, LogLevel};
 use crate::model::addr::Client;
 use crate::model::decision::{Decision, Fact, FactValue, OBSERVED, Origin, Verdict};
 use crate::model::event::EventType;
@@ -86,7 +86,8 @@ impl Recorder {
         for category in decision.observed.iter().flat_map(|observed| &observed.categories) {
             self.shard.observed(*category);
         }
-        if let Some(level) = lines.level(outcome, origin) {
+        let alert = decision.facts.iter().any(Fact::is_alert).then_some(LogLevel::Critical);
+        if let Some(level) = alert.or_else(|| lines.level(outcome, origin)) {
             let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             lines.write(level, &Subject { request, decision, client, outcome, origin, us });
         }
@@ -135,11 +136,16 @@ fn outcome(decision: &Decision<'_>) -> (Outcome, Option<Origin>) {
         // In passive mode, by a limit that only looks on, or by a finding that is only logged.
         Verdict::Allow => {
             let mut facts = decision.facts.iter();
-            let reported = facts.find(|fact| fact.action == "logged_only" || would_block(fact));
+            let reported = facts.find(|fact| fact.action == "logged_only" || would_block(fact) || is_of_response(fact));
             let outcome = reported.map_or(Outcome::Allow, |_| Outcome::Report);
-            (outcome, reported.map(|fact| Origin::Check(fact.check)))
+            (outcome, reported.map(Fact::origin))
         }
     }
+}
+
+/// A behaviour rule fired or a response leaks: a report, though nothing was refused.
+fn is_of_response(fact: &Fact) -> bool {
+    matches!(fact.origin(), Origin::Behavior | Origin::ResponseRule)
 }
 
 fn would_block(fact: &Fact) -> bool {

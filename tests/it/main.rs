@@ -31,6 +31,7 @@ mod redis_interop;
 mod redis_secure;
 mod redis_servers;
 mod replicas;
+mod responses;
 mod rules;
 mod service;
 mod stack;

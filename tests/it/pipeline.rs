@@ -13,6 +13,7 @@ use envoy_guard::config::routes::{RouteConfig, RouteMatch};
 use envoy_guard::config::security::SecurityConfig;
 use envoy_guard::detect::{Detector, Unmetered};
 use envoy_guard::engine::decide;
+use envoy_guard::engine::phases::{ResponseHead, Standing, judge};
 use envoy_guard::engine::policy::{Feeds, Policy};
 use envoy_guard::model::decision::{Decision, Denial, Verdict};
 use envoy_guard::model::place::{CountryCode, CountryTable};
@@ -25,13 +26,6 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
 use crate::redis_servers::{Server, standalone};
-
-/// Cases about rules over responses, which a later feature evaluates.
-const BEHAVIOR_CASES: [&str; 3] = [
-    "return_pattern_rule_bans_after_threshold",
-    "return_pattern_rule_below_threshold_no_ban",
-    "return_pattern_rule_passive_mode_never_bans",
-];
 
 /// 2026-11-21 00:00:00 UTC; drives of a case follow one another within a second.
 pub(crate) const START: f64 = 1_795_219_200.0;
@@ -80,10 +74,22 @@ fn headers_and_cors_cases_hold() {
 }
 
 #[test]
-fn behavior_cases_are_known_by_name() {
-    let cases = cases("behavior_rules");
-    let ids: Vec<&str> = cases.iter().map(|case| case["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, BEHAVIOR_CASES);
+fn behavior_cases_hold() {
+    assert_eq!(run("behavior_rules"), (3, 11));
+}
+
+#[test]
+fn behavior_cases_hold_on_redis() {
+    let server = Server::start(&[]);
+    let (mut held, mut differences) = (0, Vec::new());
+    for (number, case) in cases("behavior_rules").iter().enumerate() {
+        let state = standalone(&server, &format!("{number}:"));
+        held += drive_case_on(&state, case, Profile::Balanced, &mut differences);
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert_eq!(held, 11);
+    let histories = server.cli(&["keys", "*behavior_returns:behavior:return:*"]).lines().count();
+    assert_eq!(histories, 3, "one history of one client for each case");
 }
 
 /// Runs a suite; returns how many cases and drives held. Differences are reported together.
@@ -243,7 +249,13 @@ fn observe(
     };
     let decision = runtime.block_on(decide(policy, state, &request, now, &Unmetered));
     if drive["stage"] == "process_response" {
-        return response(&decision, drive);
+        let status = drive["response_status"].as_u64().unwrap_or(200);
+        let head = ResponseHead { status: u16::try_from(status).unwrap(), ..ResponseHead::default() };
+        let standing = Standing { flags: decision.flags, ..Standing::default() };
+        let (judged, _) = runtime.block_on(judge(policy, state, (&request, now), &standing, &head));
+        let mut found = response(&decision, drive);
+        found.extend(answer(&judged, &peer, &path, &method).remove_entry("events"));
+        return found;
     }
     answer(&decision, &peer, &path, &method)
 }

@@ -50,5 +50,11 @@ pub fn walk_body(request: &Request<'_>, scope: &Scope, limits: &Limits, visit: &
     body::walk(request, &mut Sink::new(scope, limits, visit))
 }
 
+/// The text of a body that `codings` (the value of Content-Encoding) say how to read; at most `max` bytes, and what can
+/// be read of one that is cut or damaged. A body in a coding that is not known stays as it is.
+pub(crate) fn inflated<'b>(codings: &str, body: &'b [u8], max: usize) -> std::borrow::Cow<'b, [u8]> {
+    coding::undo(codings, body, max).bytes
+}
+
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,9 @@ use smallvec::SmallVec;
 
 use crate::clock::{self, Budget};
 use crate::engine::phases::{self, ResponseEdits, ResponseHead, Standing};
+use crate::engine::responses::{self, Manner, Reading};
 use crate::engine::{self, Asked};
-use crate::grpc::authz::Times;
+use crate::grpc::authz::{Times, measured};
 use crate::grpc::desk::Prepared;
 use crate::grpc::proc::answers::Outbox;
 use crate::grpc::proc::read::{Incoming, Part};
@@ -17,7 +18,9 @@ use crate::model::addr::Client;
 use crate::model::decision::{Decision, Verdict};
 use crate::model::headers::HeaderEdit;
 use crate::request::{Body, Request};
-use crate::session::{Answer, BodyKind, Command, Event, Inspected, Plan, Ruling, Session, Setup};
+use crate::session::{
+    Answer, BodyKind, BodyMode, Command, Event, Inspected, Judgement, Look, Plan, Ruling, Session, Setup,
+};
 use crate::state::State;
 
 /// An exchange under way.
@@ -37,9 +40,17 @@ pub(super) struct Exchange<'e, S> {
     /// The guard answered in another filter: the response is its own.
     is_dressed: bool,
     is_observed: bool,
+    /// A request body follows and will be shown.
+    awaits_body: bool,
+    /// Response bodies are ours to send back.
+    is_duplex: bool,
     refusal: Option<Bytes>,
     edits: SmallVec<[HeaderEdit<'e>; 1]>,
     metadata: Vec<u8>,
+    /// What is looked for in the response's body.
+    reading: Option<Reading<'e>>,
+    /// The answer to response headers that wait for their body.
+    held_headers: Option<Bytes>,
     /// What this exchange holds of the thread's room for bodies.
     kept: usize,
 }
@@ -81,6 +92,7 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
             overridable: opening.protocol.is_some() && !protocol.hasty,
             observed: opening.observed,
             bytes_max: prepared.body_bytes_max,
+            response_bytes_max: prepared.response_bytes_max,
         };
         Some(Self {
             proc,
@@ -94,9 +106,13 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
             standing: continued.unwrap_or_default(),
             is_dressed: decided.is_some_and(|decided| decided.is_denial()),
             is_observed: opening.observed,
+            awaits_body: opening.part.has_body() && protocol.request_body != BodyMode::None,
+            is_duplex: protocol.response_body == BodyMode::FullDuplex,
             refusal: None,
             edits: SmallVec::new(),
             metadata: Vec::new(),
+            reading: None,
+            held_headers: None,
             kept: 0,
         })
     }
@@ -104,7 +120,10 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
     /// Takes one message and does what it leads to.
     pub(super) async fn take(&mut self, part: &Incoming<'_>, message: &Bytes) {
         let Some(event) = part.part.event(message, self.kind) else { return };
-        if self.is_full(&event) {
+        let is_overlooked = matches!(event, Event::ResponseBody { .. }) && self.is_full(&event);
+        if is_overlooked && self.session.overlook_response() {
+            self.session.on(event);
+        } else if self.is_full(&event) {
             self.refusal = Some(write::failure(503, "Service temporarily unavailable", "envoy_guard_fail_no_room"));
             self.session.refuse();
         } else {
@@ -120,6 +139,14 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
                     let inspected = self.inspect().await;
                     self.session.inspected(inspected);
                 }
+                Command::Judge => {
+                    let judgement = self.judge(&part.part).await;
+                    self.session.judged(judgement);
+                }
+                Command::InspectResponse => {
+                    let inspected = self.inspect_response().await;
+                    self.session.response_inspected(inspected);
+                }
                 Command::Answer(answer) => {
                     let bytes = self.answer(answer, &part.part);
                     self.outbox.send(bytes).await;
@@ -134,7 +161,7 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
     /// True when a body part finds no room on this thread.
     fn is_full(&self, event: &Event) -> bool {
         match event {
-            Event::RequestBody { bytes, .. } => {
+            Event::RequestBody { bytes, .. } | Event::ResponseBody { bytes, .. } => {
                 self.prepared.gathered_bytes_max < self.proc.gathered.get().saturating_add(bytes.len())
             }
             _ => false,
@@ -148,21 +175,33 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
         if !self.is_decided {
             let start = clock::instant();
             let budget = Budget::new(start, self.prepared.detection);
-            let asked = Asked { request, now: clock::now(), meter: &budget };
             let mut times = Times::of(self.proc.recorder.shard());
+            let (watch, now) = (times.watch(budget), clock::now());
+            let asked = Asked { request, now, meter: &watch };
             let mut decision = engine::decide_traced(policy, &*self.proc.state, asked, &mut times).await;
             let client = policy.client(request);
-            self.record(request, &decision, (client, start.elapsed()));
+            if let Some(parts) = watch.parts() {
+                measured(&self.proc.recorder, policy, &parts, (decision.detection.is_some(), now));
+            }
+            let awaits_report = self.awaits_body && phases::is_report(&decision);
+            if !awaits_report {
+                self.record(request, &decision, (client, start.elapsed()));
+            }
             self.standing.flags = decision.flags;
             let edits = std::mem::take(&mut decision.request_headers);
-            if self.conclude(&decision, client) {
+            if !awaits_report && self.conclude(&decision, client) {
                 return Ruling::Refuse;
             }
             self.edits = edits;
         }
         let Some(request) = &self.request else { return self.fail() };
         let wanted = phases::wanted(policy, request, &self.standing);
-        Ruling::Pass(Plan { request_body: wanted.request_body, response_headers: wanted.response_headers })
+        Ruling::Pass(Plan {
+            request_body: wanted.request_body,
+            response_headers: wanted.response_headers,
+            response_body: wanted.response_body,
+            holds_request: wanted.holds_request,
+        })
     }
 
     /// Inspects what the session has gathered.
@@ -177,8 +216,13 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
         let request = request.with_body(body);
         let policy = &self.prepared.snapshot.policy;
         let budget = Budget::new(start, self.prepared.detection);
-        let asked = Asked { request: &request, now: clock::now(), meter: &budget };
+        let watch = Times::of(self.proc.recorder.shard()).watch(budget);
+        let now = clock::now();
+        let asked = Asked { request: &request, now, meter: &watch };
         let decision = phases::decide_body(policy, &*self.proc.state, asked, &self.standing).await;
+        if let Some(parts) = watch.parts() {
+            measured(&self.proc.recorder, policy, &parts, (decision.detection.is_some(), now));
+        }
         // A match, because the request with its body lives shorter than the client's text.
         let client = match self.standing.client {
             Some(client) => client,
@@ -196,6 +240,71 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
             }
             None => Inspected::Clean,
         }
+    }
+
+    /// Judges the response's headers.
+    async fn judge(&mut self, part: &Part<'_>) -> Judgement {
+        let (Some(request), Part::ResponseHeaders(head)) = (&self.request, part) else {
+            return Judgement::Pass(Look::Away);
+        };
+        let start = clock::instant();
+        let policy = &self.prepared.snapshot.policy;
+        let asked = (request, clock::now());
+        let (decision, reading) =
+            phases::judge(policy, &*self.proc.state, asked, &self.standing, &head.response()).await;
+        self.told(&decision, start);
+        let look = match reading.manner() {
+            Manner::Away => Look::Away,
+            Manner::Along => Look::Along,
+            Manner::Before => Look::Before,
+        };
+        self.reading = Some(reading);
+        if look == Look::Before && self.is_duplex {
+            // The headers may be answered with the body, when they are no longer there.
+            let head = head.response();
+            self.held_headers = Some(write::response_headers(&head, &self.response_edits(&head), None));
+        }
+        Judgement::Pass(look)
+    }
+
+    /// Inspects the response's body as far as it came.
+    async fn inspect_response(&mut self) -> Inspected {
+        let (Some(request), Some(mut reading)) = (&self.request, self.reading.take()) else { return Inspected::Clean };
+        let start = clock::instant();
+        let unit = self.session.response_unit();
+        let part =
+            responses::Part { bytes: unit.bytes, fresh: unit.fresh, is_last: unit.is_last, is_whole: unit.is_whole };
+        let policy = &self.prepared.snapshot.policy;
+        let asked = (request, clock::now());
+        let state = &*self.proc.state;
+        let decision = phases::judge_body(policy, state, asked, &self.standing, (&mut reading, part)).await;
+        self.told(&decision, start);
+        let client = match self.standing.client {
+            Some(client) => client,
+            None => policy.client(request),
+        };
+        let refusal = self.refusal_of(request, &decision, client);
+        self.reading = Some(reading);
+        match refusal {
+            Some(refusal) => {
+                self.refusal = Some(refusal);
+                Inspected::Refused
+            }
+            None => Inspected::Clean,
+        }
+    }
+
+    /// Reports what a response led to, if anything.
+    fn told(&self, decision: &Decision<'_>, start: std::time::Instant) {
+        let Some(request) = &self.request else { return };
+        if matches!(decision.verdict, Verdict::Allow) && decision.facts.is_empty() {
+            return;
+        }
+        let client = match self.standing.client {
+            Some(client) => client,
+            None => self.prepared.snapshot.policy.client(request),
+        };
+        self.record(request, decision, (client, start.elapsed()));
     }
 
     fn record(&self, request: &Request<'_>, decision: &Decision<'_>, by: (Client<'_>, std::time::Duration)) {
@@ -244,12 +353,15 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
             }
             Answer::RequestBody(chunk) => write::request_body(&chunk),
             Answer::RequestTrailers => write::request_trailers(),
-            Answer::ResponseHeaders => {
+            Answer::ResponseHeaders(modes) => {
                 let head = match part {
                     Part::ResponseHeaders(head) => head.response(),
                     _ => ResponseHead::default(),
                 };
-                write::response_headers(&head, &self.response_edits(&head))
+                match self.held_headers.take() {
+                    Some(held) => held,
+                    None => write::response_headers(&head, &self.response_edits(&head), modes),
+                }
             }
             Answer::ResponseBody(chunk) => write::response_body(&chunk),
             Answer::ResponseTrailers => write::response_trailers(),

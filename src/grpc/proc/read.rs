@@ -121,6 +121,11 @@ impl<'m> Decided<'m> {
 }
 
 impl<'m> Part<'m> {
+    /// True for the headers of a request that goes on.
+    pub(super) const fn has_body(&self) -> bool {
+        matches!(self, Self::RequestHeaders(head) if !head.end)
+    }
+
     /// The part as an event of the session; `message` holds its bytes. `None` when there is none.
     pub(super) fn event(&self, message: &Bytes, kind: crate::session::BodyKind) -> Option<Event> {
         Some(match self {

@@ -276,7 +276,7 @@ fn a_response_loses_what_is_there_and_keeps_what_it_may() {
         remove: ["x-powered-by", "x-absent"].into_iter().collect(),
         set: [keep("x-kept"), keep("x-new"), append, HeaderEdit::set("x-evil", "a\r\nb")].into_iter().collect(),
     };
-    let answer = parsed(&write::response_headers(&head, &edits));
+    let answer = parsed(&write::response_headers(&head, &edits, None));
     let Some(Reply::ResponseHeaders(reply)) = &answer.response else { panic!("{answer:?}") };
     let mutation = reply.response.as_ref().unwrap().header_mutation.as_ref().unwrap();
     assert_eq!(mutation.remove_headers, ["x-powered-by"]);

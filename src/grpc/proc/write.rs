@@ -49,12 +49,15 @@ pub(super) fn request_headers(
 }
 
 /// The response's headers go on, changed.
-pub(super) fn response_headers(head: &ResponseHead<'_>, edits: &ResponseEdits<'_>) -> Bytes {
+pub(super) fn response_headers(head: &ResponseHead<'_>, edits: &ResponseEdits<'_>, modes: Option<Modes>) -> Bytes {
     let is_there = |name: &str| !edits.remove.contains(&name) && head.headers.get(name).is_some();
     // What is not there need not be removed, and what is overwritten neither.
     let removed: Vec<&str> = edits.remove.iter().copied().filter(|name| head.headers.get(name).is_some()).collect();
     framed(64 * (edits.set.len() + 1), |answer| {
         answer.message(field::RESPONSE_HEADERS, |headers| common(headers, &removed, &edits.set, is_there));
+        if let Some(modes) = modes {
+            answer.message(field::MODES, |message| self::modes(message, modes));
+        }
     })
 }
 
