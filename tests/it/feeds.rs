@@ -100,7 +100,7 @@ fn serve(mut stream: TcpStream, answer: &Mutex<Web>, asked: &Mutex<Vec<String>>)
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
@@ -203,7 +203,7 @@ async fn whatever_a_server_does_the_last_good_list_stays() {
                 b"HTTP/1.1 302 Found\r\nlocation: /feed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec(),
             ),
         ),
-        ("a bomb", Web::Ok("content-encoding: gzip\r\n", gzip(&vec![b'\n'; 200 << 20]))),
+        ("a bomb", Web::Ok("content-encoding: gzip\r\n", gzip(&vec![b'\n'; 129 << 20]))),
         ("bytes that do not inflate", Web::Ok("content-encoding: br\r\n", vec![0xFF; 1000])),
         ("an endless body", Web::Endless),
         ("too many entries", Web::Ok("", b"192.0.2.1\n".repeat(1001))),
