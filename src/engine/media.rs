@@ -93,7 +93,7 @@ const fn title(status: u16) -> &'static str {
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         300..400 => "Redirection",
-        500.. => "Server Error",
+        501 | 504.. => "Server Error",
         _ => "Request Refused",
     }
 }
