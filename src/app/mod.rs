@@ -1,6 +1,8 @@
 //! Assembly: the one room that knows every room. Commands, and how the service is put together.
 
 pub mod build;
+mod cli;
+mod control;
 pub mod curl;
 mod databases;
 pub mod explain;
@@ -10,6 +12,7 @@ pub mod input;
 pub mod keeper;
 mod narrow;
 pub mod patterns;
+mod reload;
 pub mod replay;
 pub mod rules;
 pub mod serve;
@@ -18,7 +21,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::app::build::build;
 use crate::app::serve::ServeError;
@@ -53,6 +56,50 @@ enum Command {
     Explain(Box<explain::Explain>),
     /// Decide a file of requests, one JSON object a line, and print the verdicts.
     Replay(replay::ReplayArgs),
+    /// Show and change the bans of a running service.
+    Bans {
+        #[command(subcommand)]
+        what: cli::Bans,
+        #[command(flatten)]
+        target: cli::Target,
+    },
+    /// Show, change and try the patterns of a running service.
+    Patterns {
+        #[command(subcommand)]
+        what: cli::Patterns,
+        #[command(flatten)]
+        target: cli::Target,
+    },
+    /// Change the rate limit counts of a running service.
+    Limits {
+        #[command(subcommand)]
+        what: cli::Limits,
+        #[command(flatten)]
+        target: cli::Target,
+    },
+    /// Make a running service read its configuration again.
+    Reload {
+        /// Only tell what would change.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        target: cli::Target,
+    },
+    /// Show how each part of a running service is doing.
+    Status {
+        #[command(flatten)]
+        target: cli::Target,
+    },
+    /// Look for what is wrong with a running service. Exit code 1 when something is.
+    Doctor {
+        #[command(flatten)]
+        target: cli::Target,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Print the JSON Schema of the configuration.
     Schema,
     /// Print the version.
@@ -103,6 +150,13 @@ pub fn run() -> ExitCode {
         Command::CheckConfig { source, json } => check_config(&source.into(), json),
         Command::Explain(explain) => said(explain.run(&mut std::io::stdout().lock())),
         Command::Replay(replay) => said(replay.run()),
+        Command::Bans { what, target } => cli::run(&target, cli::Ask::Bans(what)),
+        Command::Patterns { what, target } => cli::run(&target, cli::Ask::Patterns(what)),
+        Command::Limits { what, target } => cli::run(&target, cli::Ask::Limits(what)),
+        Command::Reload { dry_run, target } => cli::run(&target, cli::Ask::Reload { dry_run }),
+        Command::Status { target } => cli::run(&target, cli::Ask::Status),
+        Command::Doctor { target } => cli::run(&target, cli::Ask::Doctor),
+        Command::Completions { shell } => completions(shell),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Version => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
     }
@@ -135,6 +189,12 @@ fn check_config(sources: &Sources, json: bool) -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "envoy-guard", &mut text);
+    print(&String::from_utf8_lossy(&text))
 }
 
 fn said<E: std::error::Error>(result: Result<(), E>) -> ExitCode {

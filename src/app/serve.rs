@@ -13,9 +13,10 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::app::build::{Inputs, Refusal};
+use crate::app::control::Operations;
 use crate::app::keeper::{Change, Keeper, Mailbox, remark};
 use crate::app::rules::{self, Follower, RulesStatus};
-use crate::app::{facts, herald, patterns};
+use crate::app::{facts, herald, patterns, reload};
 use crate::clock;
 use crate::config::Sources;
 use crate::config::report::redacted_json;
@@ -74,9 +75,9 @@ pub fn serve(sources: Sources) -> Result<(), ServeError> {
 }
 
 /// The parts that outlive one snapshot.
-struct House {
-    live: Arc<Live>,
-    state: Arc<Backend>,
+pub(in crate::app) struct House {
+    pub(in crate::app) live: Arc<Live>,
+    pub(in crate::app) state: Arc<Backend>,
     feeds: Arc<Board>,
     repeats: Arc<Repeats>,
     rules: Arc<rules::Board>,
@@ -110,16 +111,19 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     let (health, routes) = common_services().await?;
     let (stop, stopped) = watch::channel(false);
     let (end, ended) = watch::channel(false);
-    let admin = Doors::open(&config.admin, Arc::clone(&gate)).await?.map(|doors| {
-        let pages = admin::pages(Arc::clone(&house), Arc::clone(&metrics), Arc::clone(&gate));
-        tokio::spawn(admin::serve(doors, pages, ended))
-    });
+    let doors = Doors::open(&config.admin, Arc::clone(&gate)).await?;
     let kept = Arc::clone(&house.state);
     let maintenance = tokio::spawn(async move { kept.maintain(clock::now).await });
     let (shared, custom) = (Arc::clone(&house.state), Arc::clone(first.policy.detector.custom()));
     let following = tokio::spawn(async move { patterns::follow(&*shared, &custom).await });
-    let (keeper, mailbox) = Keeper::new(sources, inputs, Arc::clone(&live), gate);
+    let (keeper, mailbox) = Keeper::new(sources.clone(), inputs, Arc::clone(&live), Arc::clone(&gate));
     let keeping = tokio::spawn(keeper.run());
+    let watching = tokio::spawn(reload::follow(sources.file.clone(), Arc::clone(&live), mailbox.clone()));
+    let admin = doors.map(|doors| {
+        let control = Operations { house: Arc::clone(&house), mailbox: mailbox.clone(), sources };
+        let pages = admin::pages(Arc::clone(&house), Arc::new(control), Arc::clone(&metrics), gate);
+        tokio::spawn(admin::serve(doors, pages, ended))
+    });
     let mut follower = Follower::new(
         (Arc::clone(&house.state), Arc::clone(&live)),
         mailbox.clone(),
@@ -164,6 +168,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     following_rules.abort();
     informing.abort();
     keeping.abort();
+    watching.abort();
     heralding.abort();
     // The task has ended for certain before its exporters are taken back.
     drop(heralding.await);

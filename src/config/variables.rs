@@ -10,7 +10,7 @@ use crate::config::yaml;
 /// What the names of our variables begin with.
 pub(crate) const PREFIX: &str = "ENVOY_GUARD_";
 /// Names that the program itself reads.
-const RESERVED: [&str; 2] = ["CONFIG", "BLESS"];
+const RESERVED: [&str; 4] = ["CONFIG", "BLESS", "ADMIN_URL", "ADMIN_TOKEN"];
 
 /// One layer for each variable of ours, in the order of their names, so that a whole map comes before its parts.
 pub(crate) fn environment(variables: &[(String, String)]) -> Vec<Result<Node, Problem>> {

@@ -22,6 +22,7 @@ use tower::ServiceExt;
 
 use crate::config::server::AdminConfig;
 use crate::server::access::{self, Caller, Way};
+use crate::server::api::{self, Control};
 use crate::server::gate::Gate;
 use crate::server::listen::{ListenError, UnixDoor, open_tcp};
 use crate::server::tls::Secured;
@@ -48,7 +49,8 @@ pub trait Report: Send + Sync + 'static {
 }
 
 /// The pages. Who probes or scrapes needs nothing; what shows more than that is for operators.
-pub fn pages<R: Report>(report: Arc<R>, metrics: Arc<Metrics>, gate: Arc<Gate>) -> Router {
+pub fn pages<R: Report, C: Control>(report: Arc<R>, control: Arc<C>, metrics: Arc<Metrics>, gate: Arc<Gate>) -> Router {
+    let api = api::routes(control, Arc::clone(&gate));
     let shown = Router::new()
         .route("/config", get(async |State(report): State<Arc<R>>| Json(report.config())))
         .route("/stats", get(async |State(report): State<Arc<R>>| Json(report.stats())))
@@ -61,6 +63,7 @@ pub fn pages<R: Report>(report: Arc<R>, metrics: Arc<Metrics>, gate: Arc<Gate>) 
         .with_state(metrics)
         .merge(ready)
         .merge(shown)
+        .merge(api)
 }
 
 /// The ways to the admin port, open.

@@ -7,8 +7,10 @@
 
 pub mod access;
 pub mod admin;
+pub mod api;
 pub mod gate;
 pub mod listen;
+pub mod openapi;
 pub mod problem;
 pub mod service;
 pub mod tls;

@@ -62,6 +62,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("prometheus_client", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),
     ("maxminddb", &["feeds/"]),
+    ("notify", &["app/reload.rs"]),
     ("clap", &["app/"]),
     ("mimalloc", &["main.rs"]),
 ];

@@ -24,6 +24,7 @@ mod ledger;
 mod limits;
 mod load;
 mod mmdb;
+mod operators;
 mod pipeline;
 mod proc;
 mod redis;

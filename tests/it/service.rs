@@ -431,7 +431,8 @@ async fn a_hangup_loads_the_configuration_again() {
         service.signal("HUP");
         for _ in 0..TRIES {
             let (_, metrics) = service.page("/metrics");
-            if metrics.contains(counter) {
+            // The file is watched too: whoever comes second counts as well.
+            if metrics.lines().any(|line| line.strip_prefix(counter).is_some_and(|count| count != " 0")) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -439,11 +440,11 @@ async fn a_hangup_loads_the_configuration_again() {
         panic!("no {counter}");
     };
     write(&with("blocked_user_agents: [evilbot]"));
-    until("envoy_guard_reloads_total{result=\"success\"} 1").await;
+    until("envoy_guard_reloads_total{result=\"success\"}").await;
     assert_eq!(answer(&check(&mut client, bot()).await), (7, 403, "User-Agent not allowed"), "on the same connection");
 
     write(&with("blocked_user_agent: []"));
-    until("envoy_guard_reloads_total{result=\"failure\"} 1").await;
+    until("envoy_guard_reloads_total{result=\"failure\"}").await;
     assert_eq!(answer(&check(&mut client, bot()).await).0, 7, "the old policy stays");
     let (_, ready) = service.page("/readyz");
     assert!(ready.contains("blocked_user_agent"), "the reason is shown: {ready}");

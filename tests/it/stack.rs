@@ -378,6 +378,11 @@ impl Stack {
         Self { envoy, guard, application, port, admin, envoy_admin, grpc, folder }
     }
 
+    /// The folder with the files of all three.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The port of the service.
     pub(crate) fn grpc(&self) -> u16 {
         self.grpc

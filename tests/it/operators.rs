@@ -1,0 +1,183 @@
+//! What operators do to a running service: the command line, the API behind it, and reloads under load.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::load::{Kind, Load, Shot};
+use crate::redis_servers::eventually;
+use crate::stack::{Call, Process, Stack, free_port, guard, policy};
+
+/// Runs our binary against an admin port; exit code, output, errors.
+fn command(admin: u16, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_envoy-guard"));
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("ENVOY_GUARD_")) {
+        command.env_remove(key);
+    }
+    command.args(arguments).args(["--admin", &format!("http://127.0.0.1:{admin}")]).stdin(Stdio::null());
+    let done = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (done.status.code().unwrap(), text(done.stdout), text(done.stderr))
+}
+
+fn json(admin: u16, arguments: &[&str]) -> Value {
+    let with: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
+    let (_, out, err) = command(admin, &with);
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {out} {err}"))
+}
+
+/// A service of its own, without Envoy.
+fn service(folder: &Path, security: &str, rest: &str) -> (Process, u16) {
+    let (grpc, admin) = (free_port(), free_port());
+    (guard(folder, &policy(security, rest, grpc, admin), admin), admin)
+}
+
+#[test]
+fn bans_are_listed_made_lifted_exported_and_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let (guard, admin) = service(folder.path(), "blacklist: [\"203.0.113.0/24\"]", "");
+    assert_eq!(command(admin, &["bans", "list"]), (0, "no bans\n".to_owned(), String::new()));
+    assert_eq!(command(admin, &["bans", "add", "192.0.2.7", "--seconds", "600", "--reason", "test"]).0, 0);
+    assert_eq!(command(admin, &["bans", "add", "198.51.100.0/24"]).0, 0);
+    let listed = json(admin, &["bans", "list"]);
+    assert_eq!(listed["bans"][0]["target"], "192.0.2.7");
+    assert_eq!(listed["bans"][0]["reason"], "test");
+    assert_eq!(listed["bans"].as_array().unwrap().len(), 2);
+    assert_eq!(json(admin, &["bans", "list", "--reason", "nothing"])["bans"].as_array().unwrap().len(), 0);
+
+    let why = json(admin, &["bans", "why", "198.51.100.77"]);
+    assert_eq!(why["ban"]["target"], "198.51.100.0/24", "the network that covers it");
+    let why = json(admin, &["bans", "why", "203.0.113.5"]);
+    assert_eq!((&why["banned"], &why["lists"][0]["entry"]), (&Value::Bool(false), &Value::from("203.0.113.0/24")));
+    assert_eq!(command(admin, &["bans", "why", "192.0.2.200"]).0, 1, "nothing covers it");
+
+    let (code, export, _) = command(admin, &["bans", "export"]);
+    assert_eq!(code, 0);
+    let file = folder.path().join("bans.json");
+    std::fs::write(&file, export).unwrap();
+    for target in ["192.0.2.7", "198.51.100.0/24"] {
+        assert_eq!(command(admin, &["bans", "del", target]).0, 0);
+    }
+    assert_eq!(command(admin, &["bans", "del", "192.0.2.7"]).0, 1, "it is gone");
+    assert_eq!(json(admin, &["bans", "import", file.to_str().unwrap()])["imported"], 2);
+    let again = json(admin, &["bans", "list"]);
+    assert_eq!(again["bans"].as_array().unwrap().len(), 2);
+    assert!(again["bans"][0]["seconds_left"].as_u64().unwrap() <= 600, "the rest counts, not the whole again");
+    std::fs::write(&file, "192.0.2.50 # scanner\n\n2001:db8::/32\n").unwrap();
+    assert_eq!(json(admin, &["bans", "import", file.to_str().unwrap()])["imported"], 2);
+    std::fs::write(&file, "192.0.2.51\nnonsense\n").unwrap();
+    let (code, _, error) = command(admin, &["bans", "import", file.to_str().unwrap()]);
+    assert!(code == 1 && error.contains("bans[1]"), "{error}");
+    assert_eq!(command(admin, &["bans", "why", "192.0.2.51"]).0, 1, "all or none");
+    let (code, _, error) = command(admin, &["bans", "add", "0.0.0.0/0"]);
+    assert!(code == 1 && error.contains("everybody"), "{error}");
+    let log = guard.log();
+    assert!(log.contains("action=\"ban\" subject=\"192.0.2.7\""), "each change is told: {log}");
+    assert!(log.contains("operator=\"loopback\""), "{log}");
+    let (code, _, error) = command(free_port(), &["bans", "list"]);
+    assert!(code == 69 && error.contains("cannot be reached"), "{error}");
+}
+
+#[test]
+fn patterns_are_shared_tried_and_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_guard, admin) = service(folder.path(), "", "");
+    assert!(100 < json(admin, &["patterns", "list", "--set", "default"])["patterns"].as_array().unwrap().len());
+    assert_eq!(command(admin, &["patterns", "test", "evil{2,}", "an evilll thing"]).0, 0);
+    assert_eq!(command(admin, &["patterns", "test", "evil{2,}", "a good thing"]).0, 1);
+    let (code, _, error) = command(admin, &["patterns", "test", "(bad"]);
+    assert!(code == 1 && error.contains("at byte 0"), "{error}");
+    assert_eq!(command(admin, &["patterns", "add", "(bad"]).0, 1);
+    assert_eq!(json(admin, &["patterns", "add", "evil{2,}"])["added"], true);
+    assert_eq!(json(admin, &["patterns", "add", "evil{2,}"])["added"], false, "adding twice changes nothing");
+    let customs = || json(admin, &["patterns", "list", "--set", "custom"])["patterns"].as_array().unwrap().len();
+    eventually("it is in use", || customs() == 1);
+    assert_eq!(command(admin, &["patterns", "del", "evil{2,}"]).0, 0);
+    assert_eq!(command(admin, &["patterns", "del", "evil{2,}"]).0, 1);
+    eventually("it is gone", || customs() == 0);
+    assert_eq!(command(admin, &["patterns", "clear"]).0, 0);
+    assert_eq!(command(admin, &["limits", "reset"]).0, 0);
+}
+
+#[test]
+fn a_doctor_a_dry_run_and_completions() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_guard, admin) = service(folder.path(), "rate_limit: 10", "");
+    let doctor = json(admin, &["doctor"]);
+    assert_eq!(doctor["well"], true, "{doctor}");
+    let dry = json(admin, &["reload", "--dry-run"]);
+    assert_eq!(dry["changes"].as_array().unwrap().len(), 0, "{dry}");
+    let file = folder.path().join("guard.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("rate_limit: 10", "rate_limit: [")).unwrap();
+    let (code, _, error) = command(admin, &["reload", "--dry-run"]);
+    assert!(code == 1 && error.contains("guard.yaml"), "{error}");
+    eventually("the doctor sees a broken file", || command(admin, &["doctor"]).0 == 1);
+    assert!(Call::get("/config").send(admin).body.contains("\"rate_limit\":10"), "the old one is in force");
+    let _fixed = std::fs::write(&file, text.replace("rate_limit: 10", "rate_limit: 11"));
+    eventually("the change is seen without being told", || {
+        Call::get("/config").send(admin).body.contains("\"rate_limit\":11")
+    });
+    assert_eq!(json(admin, &["doctor"])["well"], true);
+    for shell in ["bash", "zsh", "fish"] {
+        let done = Command::new(env!("CARGO_BIN_EXE_envoy-guard")).args(["completions", shell]).output().unwrap();
+        assert!(done.status.success() && String::from_utf8_lossy(&done.stdout).contains("patterns"), "{shell}");
+    }
+}
+
+#[test]
+fn who_has_no_token_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = "0123456789abcdef-token";
+    let (_guard, admin) = {
+        let (grpc, admin) = (free_port(), free_port());
+        let text = policy("", "", grpc, admin);
+        let text = text.replace("admin:\n", &format!("admin:\n  token: {token}\n"));
+        (guard(folder.path(), &text, admin), admin)
+    };
+    assert_eq!(Call::get("/healthz").send(admin).status, 200);
+    assert_eq!(Call::get("/metrics").send(admin).status, 200);
+    for path in ["/config", "/stats", "/api/v1/bans", "/api/v1/openapi.json"] {
+        let answer = Call::get(path).send(admin);
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{path}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        assert_eq!(Call::get(path).header("authorization", &format!("Bearer {token}")).send(admin).status, 200);
+    }
+    assert!(command(admin, &["bans", "list"]).2.contains("401"));
+    assert_eq!(command(admin, &["bans", "list", "--token", token]).0, 0);
+    let page = Call::get("/config").header("authorization", &format!("Bearer {token}")).send(admin).body;
+    assert!(!page.contains(token), "the token is not shown");
+}
+
+/// Good and bad files, and patterns, one after another under load: nothing fails, each good one counts.
+#[test]
+fn a_hundred_reloads_under_load_fail_no_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let patterns = folder.path().join("patterns");
+    std::fs::create_dir(&patterns).unwrap();
+    let rest = format!("detection:\n  patterns_dir: {}\nlimits: {{ drain_seconds: 10 }}", patterns.display());
+    let stack = Stack::with_policy_edit("rate_limit: 1000000", &rest, |envoy| envoy, |policy| policy);
+    let file = stack.folder().join("guard.yaml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let config = || serde_json::from_str::<Value>(&Call::get("/config").send(stack.admin).body).unwrap();
+    let load = Load::start(stack.port, |number| Shot {
+        kind: Kind::Clean,
+        client: format!("198.51.100.{}", number % 200),
+        path: "/",
+    });
+    for round in 0..100 {
+        if round % 4 == 3 {
+            std::fs::write(&file, good.replace("rate_limit: 1000000", "rate_limit: nonsense")).unwrap();
+            let (code, _, error) = command(stack.admin, &["reload"]);
+            assert!(code == 1 && error.contains("rate_limit"), "{error}");
+        } else {
+            let limit = 1_000_001 + round;
+            std::fs::write(&file, good.replace("rate_limit: 1000000", &format!("rate_limit: {limit}"))).unwrap();
+            assert_eq!(json(stack.admin, &["reload"])["reloaded"], true);
+            assert_eq!(config()["config"]["security"]["rate_limit"], limit, "the change is visible");
+        }
+    }
+    let tally = load.stop();
+    assert_eq!(tally.count(Kind::Clean, |status| status != 200), 0, "{:?}", tally.statuses);
+}
