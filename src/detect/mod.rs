@@ -16,7 +16,7 @@ pub mod rows;
 pub mod semantic;
 mod table;
 pub mod trace;
-mod view;
+pub mod view;
 mod work;
 
 use std::borrow::Cow;

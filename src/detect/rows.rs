@@ -113,7 +113,7 @@ impl Example {
 
 impl View {
     /// Every view, in mask order.
-    pub(crate) const ALL: [Self; 4] = [Self::Raw, Self::Decoded, Self::Processed, Self::Additive];
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Decoded, Self::Processed, Self::Additive];
 
     /// The position in [`View::ALL`].
     pub(crate) const fn index(self) -> usize {

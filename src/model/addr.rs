@@ -137,7 +137,8 @@ impl FromStr for IpEntry {
     }
 }
 
-/// Folds `::ffff:a.b.c.d/96+n` to `a.b.c.d/n`, as addresses are folded.
+/// Folds `::ffff:a.b.c.d/96+n` to `a.b.c.d/n`, as addresses are folded. What is shorter is a network of IPv6, and holds no
+/// address of IPv4.
 fn fold(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let (Some(v4), Some(len)) = (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) else { return net };
@@ -173,5 +174,26 @@ impl schemars::JsonSchema for IpEntry {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({"type": "string", "description": "an IPv4 or IPv6 address, or a CIDR range"})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_networks_are_those_of_ipv4_unless_they_are_wider() {
+        for (entry, address, expected) in [
+            ("::ffff:192.0.2.0/120", "192.0.2.7", true),
+            ("::ffff:192.0.2.0/96", "203.0.113.1", true),
+            ("::ffff:192.0.2.0/95", "192.0.2.0", false),
+            ("::ffff:192.0.2.0/1", "192.0.2.0", false),
+            ("::ffff:192.0.2.0/1", "2001:db8::1", true),
+            ("192.0.2.0/24", "::ffff:192.0.2.7", true),
+        ] {
+            let entry: IpEntry = entry.parse().unwrap();
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(entry.contains(address.into()), expected, "{entry} {address}");
+        }
     }
 }

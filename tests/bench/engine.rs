@@ -12,13 +12,17 @@ use envoy_guard::detect::{Detector, Scope, Unmetered};
 use serde_json::json;
 
 use crate::table::{Report, Row};
-use crate::{cpu, frame, hostile};
+use crate::{cpu, frame, hostile, modsecurity};
 
 const ROUNDS: usize = 7;
 /// Requests of the corpus that the slow rivals get.
 const SAMPLE: usize = 150;
 /// Requests with values that were never seen before.
 const NEW: usize = 700;
+
+/// Names of the inputs that every rival gets.
+const GET: &str = "GET, 18 values";
+const POST: &str = "POST, 10 KB JSON";
 
 /// A GET with 18 values: names and values of 2 parameters and 6 headers, the path, and an empty body.
 fn get() -> Input {
@@ -208,6 +212,17 @@ pub fn hostile() -> Result<(), Box<dyn std::error::Error>> {
     report.finish()
 }
 
+/// Our engine beside ModSecurity alone.
+pub fn beside_modsecurity(corpus: Option<&Path>, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
+    let detector = detector()?;
+    for (name, input, repeat) in [(GET, get(), 2000), (POST, post(10_240), 300)] {
+        inspect(&detector, &input);
+        let us = cpu::of(ROUNDS, repeat, || inspect(&detector, &input));
+        report.add(Row { what: "envoy-guard".into(), input: name.into(), us, rps: None, ratio: None });
+    }
+    modsecurity::run(&detector, &[(GET, &get()), (POST, &post(10_240))], corpus, report)
+}
+
 /// Runs all engines on all inputs; without a Python, ours alone.
 pub fn run(
     python: Option<&Path>,
@@ -227,9 +242,9 @@ pub fn run(
         report.add(Row { what: "envoy-guard".into(), input: name.into(), us, rps: None, ratio: None });
     }
     let sets = [
-        ("GET, 18 values", get(), 2000),
+        (GET, get(), 2000),
         ("GET, 14 headers", check(), 2000),
-        ("POST, 10 KB JSON", post(10_240), 300),
+        (POST, post(10_240), 300),
         ("POST, 1 MiB JSON", post(1 << 20), 3),
     ];
     for (name, input, repeat) in &sets {
@@ -243,6 +258,9 @@ pub fn run(
     match corpus {
         Some(path) => whole_corpus(path, &detector, python, report)?,
         None => writeln!(std::io::stderr(), "no corpus given: that row is left out")?,
+    }
+    if python.is_some() {
+        modsecurity::run(&detector, &[(GET, &get()), (POST, &post(10_240))], corpus, report)?;
     }
     hostile::search(&detector, report)
 }

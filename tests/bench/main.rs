@@ -8,6 +8,7 @@ mod engine;
 mod frame;
 mod hostile;
 mod load;
+mod modsecurity;
 mod places;
 mod proc;
 mod shared;
@@ -64,6 +65,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         Some("loop") => engine::repeat(word(1).ok_or("loop SET CALLS")?, word(2).ok_or("loop SET CALLS")?.parse()?),
         Some("hostile") => engine::hostile(),
+        Some("modsecurity") => {
+            let corpus = word(1).map(PathBuf::from).filter(|path| path.exists());
+            let mut report = table::Report::default();
+            engine::beside_modsecurity(corpus.as_deref(), &mut report)?;
+            report.finish()
+        }
         Some("own") => {
             let corpus = word(1).map(PathBuf::from).filter(|path| path.exists());
             let mut report = table::Report::default();
@@ -71,7 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report.finish()
         }
         _ => Err(
-            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | hostile | loop SET CALLS | stock PORT"
+            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | hostile | modsecurity [CORPUS] | loop SET CALLS | stock PORT"
                 .into(),
         ),
     }

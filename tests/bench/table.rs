@@ -32,6 +32,11 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// CPU microseconds of a row.
+    pub fn us(&self, what: &str, input: &str) -> Option<f64> {
+        self.rows.iter().find(|row| row.what == what && row.input == input).map(|row| row.us)
+    }
+
     /// Adds figures of another kind.
     pub fn fact(&mut self, text: String, figures: serde_json::Value) {
         eprintln!("  {text}");

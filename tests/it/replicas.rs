@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_guard::app::patterns;
+use envoy_guard::state::Patterns as _;
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
@@ -103,6 +105,39 @@ async fn a_ban_by_one_is_enforced_by_the_other_at_once() {
     let (p50, p99) = (times[BANS / 2], times[BANS * 99 / 100]);
     println!("{BANS} bans on one to enforcement on the other: p50 {p50:?}, p99 {p99:?}");
     assert!(p99 < Duration::from_millis(250), "{times:?}");
+}
+
+/// Shared by a participant that is no service, the way the commands and pages for operators do it.
+#[tokio::test]
+async fn a_shared_pattern_is_enforced_by_every_service_and_so_is_its_end() {
+    const PATTERN: &str = "zebra-[0-9]{3,4}";
+    let server = Server::start(&[]);
+    let security = "rate_limit: 1000000";
+    let services = [Replica::start(&server, security, "").await, Replica::start(&server, security, "").await];
+    let state = standalone(&server, PREFIX);
+    // A client of its own for each request: nobody is banned.
+    let mut clients = (0..u16::MAX).map(|number| format!("198.18.{}.{}", number >> 8, number & 255));
+    let mut status = async |service: &Replica, target: &str| service.check(&clients.next().unwrap(), target).await;
+    for wanted in [400, 200] {
+        let before = if wanted == 200 { 400 } else { 200 };
+        for service in &services {
+            assert_eq!(status(service, "/items?q=zebra-1234").await, before);
+        }
+        match wanted {
+            200 => assert!(state.remove_pattern(PATTERN).await.unwrap()),
+            _ => assert!(patterns::share(&state, PATTERN).await.unwrap()),
+        }
+        let start = Instant::now();
+        for service in &services {
+            while status(service, "/items?q=zebra-1234").await != wanted {
+                assert!(start.elapsed() < Duration::from_secs(30), "in vain: {}", service.process.log());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(status(service, "/items?q=zebra-12").await, 200, "no match");
+        }
+        println!("a pattern shared or taken away: in force on both services after {:?}", start.elapsed());
+    }
+    assert!(patterns::share(&state, "zebra-(").await.is_err(), "what does not compile is not shared");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

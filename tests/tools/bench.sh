@@ -6,6 +6,12 @@ command -v h2load >/dev/null || {
     [ "$(id -u)" = 0 ] && sudo= || sudo=sudo
     $sudo apt-get install -y -qq --no-install-recommends nghttp2-client
 }
+# Without it that rival is left out, and the bench says so.
+if ! [ -e /usr/include/modsecurity/modsecurity.h ] || ! [ -d /usr/share/modsecurity-crs/rules ]; then
+    [ "$(id -u)" = 0 ] && sudo= || sudo=sudo
+    $sudo apt-get install -y -qq --no-install-recommends libmodsecurity3 libmodsecurity-dev modsecurity-crs ||
+        echo "bench: ModSecurity could not be installed" >&2
+fi
 # One codegen unit each, for what is measured and for the server it is compared with: small functions are inlined as in
 # the `dist` profile, and the dependencies of the tests serve again.
 export CARGO_INCREMENTAL=0

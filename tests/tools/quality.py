@@ -4,7 +4,7 @@
 
 FOLDER holds JSON-lines files. Each line is a request as `envoy-guard replay` takes it, and labels: "label" (malicious or
 benign) and, where known, "source", "category", "tier". Headline figures are of the tier "core", the default; other tiers are
-reported apart. A file called evasion.jsonl is printed row by row. Categories that begin with real_, api_ or accesslog_ are
+reported apart. It ends with a list of the targets and fails when one is missed. A file called evasion.jsonl is printed row by row. Categories that begin with real_, api_ or accesslog_ are
 recorded traffic. Without a folder only this repository's own examples (tests/data/verdicts) are scored.
 """
 
@@ -154,6 +154,28 @@ def print_headline(values):
         print(f"  {words:32} {values[key]:7.3f} %   target {comparison} {bound} %{verdict}")
 
 
+def print_summary(result):
+    """Every target of every file, and whether it is met; true when all are."""
+    print("\n== targets")
+    missed = 0
+    for name, scores in result.items():
+        checks = []
+        if "evasion" in scores:
+            wrong = [key for key, row in scores["evasion"].items() if row["wrong"]]
+            total = len(scores["evasion"])
+            checks.append((f"evasions right, of {total}", total - len(wrong), "", ">=", total))
+        for key, words, comparison, bound in TARGETS:
+            value = scores.get("figures", {}).get(key)
+            if value is not None:
+                checks.append((words, value, " %", comparison, bound))
+        for words, value, unit, comparison, bound in checks:
+            good = meets(value, comparison, bound)
+            missed += not good
+            print(f"  {'pass' if good else 'FAIL'}  {name:16} {words:32} {value:8}{unit} {comparison} {bound}{unit}")
+    print(f"  {'all targets are met' if not missed else f'{missed} targets are missed'}")
+    return not missed
+
+
 def print_groups(rows, key):
     """One table; returns it as data."""
     print(f"\n  by {key:36} attacks blocked        benign blocked")
@@ -171,7 +193,8 @@ def print_evasion(rows):
     for row in rows:
         words = "blocked" if row["blocked"] else "passed "
         print(f"    {row['id']:8} {words} {'' if row['blocked'] == row['hostile'] else 'WRONG '}{row['category']}")
-    return {row["id"]: {"transform": row["category"], "blocked": row["blocked"], "rows": row["rows"]} for row in rows}
+    return {row["id"]: {"transform": row["category"], "blocked": row["blocked"], "wrong": row["blocked"] != row["hostile"],
+                        "rows": row["rows"]} for row in rows}
 
 
 def print_costs(rows):
@@ -247,7 +270,10 @@ def main():
     result = {path.name: score(path, arguments) for path in files}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    passed = print_summary(result)
     print(f"\nwritten: {arguments.out}")
+    if not passed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

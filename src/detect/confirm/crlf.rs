@@ -73,7 +73,7 @@ pub(crate) fn injected_line(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         let (start, after, breaks) = next_break(text, index)?;
         index = after;
         let convicts = starts_message(text, after)
-            || starts_field(text, after, in_body)
+            || starts_field(text, start, after, in_body)
             || !in_body && 2 <= breaks && at(text, after) == b'<'
             || in_body && ends_request_line(text, start) && starts_any_field(text, after)
             || starts_mail_field(text, after);
@@ -114,10 +114,13 @@ fn break_at(text: &[u8], index: usize) -> Option<usize> {
     }
 }
 
-/// A status line or a request line.
+/// A status line, a request line, or the envelope of a mail.
 fn starts_message(text: &[u8], index: usize) -> bool {
     if has(text, index, b"http/") {
         return at(text, index + 5).is_ascii_digit() && skip(text, index, 16, |byte| !is_blank(byte)) < text.len();
+    }
+    if ["mail from:<", "rcpt to:<"].iter().any(|command| has(text, index, command.as_bytes())) {
+        return true;
     }
     let methods =
         [&b"get "[..], b"post ", b"put ", b"delete ", b"head ", b"options ", b"patch ", b"trace ", b"connect "];
@@ -128,7 +131,7 @@ fn starts_message(text: &[u8], index: usize) -> bool {
 }
 
 /// A known field's name and its colon. In bodies, texts have lines such as `Server: x` of their own.
-fn starts_field(text: &[u8], index: usize, in_body: bool) -> bool {
+fn starts_field(text: &[u8], line_break: usize, index: usize, in_body: bool) -> bool {
     let end = skip(text, index, 40, |byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if at(text, end) != b':' {
         return false;
@@ -138,18 +141,35 @@ fn starts_field(text: &[u8], index: usize, in_body: bool) -> bool {
     if !in_body {
         return is_known || has(text, index, b"x-") && 4 < end - index;
     }
-    let is_lone = text.len() < LONE_BYTES_MAX && is_technical(name.bytes());
-    is_known
-        && (is_lone
-            || matches!(
-                name.bytes(),
-                b"set-cookie"
-                    | b"set-cookie2"
-                    | b"transfer-encoding"
-                    | b"content-length"
-                    | b"location"
-                    | b"content-type"
-            ))
+    let is_short = text.len() < LONE_BYTES_MAX;
+    if !is_known {
+        // Forms end lines by CR LF too, but no line of a text begins like this.
+        return is_short && at(text, line_break) == b'\r' && has(text, index, b"x-") && 6 < end - index;
+    }
+    match name.bytes() {
+        b"set-cookie" | b"set-cookie2" | b"transfer-encoding" | b"content-length" => true,
+        // Calendars, cards and notes have these among fields of their own, and places are no addresses.
+        b"location" => {
+            let is_plain = matches!(at(text, line_break), b'\r' | b'\n');
+            !is_plain || names_target(text, end + 1) && !begins_as_record(text)
+        }
+        b"content-type" => !begins_as_record(text),
+        name => is_short && is_technical(name),
+    }
+}
+
+/// What follows could be an address to go to.
+fn names_target(text: &[u8], index: usize) -> bool {
+    let start = skip(text, index, 8, |byte| byte == b' ' || byte == b'\t');
+    let scheme = skip(text, start, 16, |byte| byte.is_ascii_alphanumeric());
+    matches!(at(text, start), b'/' | b'\\' | b'%') || start < scheme && at(text, scheme) == b':'
+}
+
+/// The text is a list of fields from its first line on: a name and a colon, and no address.
+fn begins_as_record(text: &[u8]) -> bool {
+    let line = part(text, 0, memchr::memchr2(b'\n', b'\r', text).unwrap_or(text.len()));
+    let end = skip(line, 0, 40, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b';' | b'='));
+    0 < end && at(line, end) == b':' && at(line, end + 1) != b'/' && end + 1 < line.len()
 }
 
 /// Names that no letter or note begins a line with.
@@ -218,6 +238,20 @@ mod tests {
         assert!(injected_line(&body("x HTTP/1.1\r\nHost: a\r\n")).is_some());
         assert!(injected_line(&body("x\r\nX-Frame-Options: a")).is_some());
         assert!(injected_line(&body("to be\nto: not to be")).is_none());
+        for (text, expected) in [
+            ("to: a\nfrom: b\nLocation: Berlin", false),
+            ("SUMMARY:a\r\nLOCATION:https://meet.example/a", false),
+            ("a note\nLocation: the hall", false),
+            ("a\r\nLocation: https://elsewhere.example", true),
+            ("https://a.example/\r\nLocation: //elsewhere.example", true),
+            ("a: b\r\nSet-Cookie: a=b", true),
+            ("a\r\nX-Injected: 1", true),
+            ("a\nx-rays: 4", false),
+            ("a@b.example\r\nRCPT TO:<c@d.example>", true),
+            ("mail from: me\nmail from: you", false),
+        ] {
+            assert_eq!(injected_line(&body(text)).is_some(), expected, "{text}");
+        }
     }
 
     proptest! {

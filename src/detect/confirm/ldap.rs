@@ -14,7 +14,16 @@ const ATTRIBUTE_MAX: usize = 64;
 pub(super) fn filter_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
     let first = skip(bytes, candidate.value_start(), 16, is_blank);
-    if let Some(end) = composed(bytes, first) {
+    if let Some(end) = composed(bytes, first).or_else(|| beside(bytes, first)) {
+        return Some(first..end);
+    }
+    // `|(uid=*)`, `!(uid=a)`: a sign that belongs behind a parenthesis, and an assertion to the value's end.
+    if matches!(at(bytes, first), b'|' | b'&' | b'!')
+        && at(bytes, first + 1) == b'('
+        && bytes.trim_ascii_end().ends_with(b")")
+        && !bytes.iter().any(|byte| is_blank(*byte))
+        && let Some(end) = assertion(bytes, first + 1)
+    {
         return Some(first..end);
     }
     if is_syntax_only(part(bytes, first, bytes.len()).trim_ascii_end()) {
@@ -46,6 +55,13 @@ pub(super) fn filter_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>>
 fn composed(bytes: &[u8], here: usize) -> Option<usize> {
     let opens = at(bytes, here) == b'(' && matches!(at(bytes, here + 1), b'&' | b'|') && at(bytes, here + 2) == b'(';
     if opens { assertion(bytes, here + 2) } else { None }
+}
+
+/// `(cn=*)(|(`: two filters side by side, the second composed, as no single search takes them.
+fn beside(bytes: &[u8], here: usize) -> Option<usize> {
+    let end = assertion(bytes, here).filter(|_| at(bytes, here) == b'(')?;
+    let close = skip(bytes, end, ATTRIBUTE_MAX, |byte| !matches!(byte, b')' | b'(') && !is_blank(byte));
+    if at(bytes, close) == b')' { composed(bytes, close + 1) } else { None }
 }
 
 /// Signs of a filter and nothing else: a star, and a composition or a parenthesis, as probes send them.
@@ -139,6 +155,12 @@ mod tests {
             ("(&(cn=a)(pin=*))", true),
             ("*))\0", true),
             ("*))", true),
+            ("|(uid=*)", true),
+            ("!(uid=a)", true),
+            ("(cn=*)(|(a=b))", true),
+            ("!(a = b)", false),
+            ("|(a|b)|", false),
+            ("(cn=a)(b=c)", false),
             ("anna)&(uid=*)", true),
             ("see (a) and (b=c)", false),
             ("nice :) (x=5)", false),

@@ -100,7 +100,7 @@ fn sign_before(bytes: &[u8], dollar: usize) -> (u8, bool) {
 pub(super) fn script(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
     let start = skip(bytes, candidate.value_start(), BLANKS_MAX, is_blank);
-    if let Some(end) = database_call(bytes, start) {
+    if let Some(end) = database_call(bytes, start).or_else(|| document_test(bytes, start)) {
         return Some(start..end);
     }
     memchr::memchr3_iter(b'\'', b'"', b';', bytes).find_map(|mark| {
@@ -137,6 +137,14 @@ fn runs(bytes: &[u8], here: usize) -> Option<usize> {
     if runs { Some(end) } else { database_call(bytes, here) }
 }
 
+/// `this.pin.match(/`, `this.pin == `: a condition on the document, as a whole value.
+fn document_test(bytes: &[u8], here: usize) -> Option<usize> {
+    let name = here + b"this.".len();
+    let end = skip(bytes, name, 48, |byte| is_word(byte) || byte == b'.');
+    let is_test = has(bytes, here, b"this.") && (part(bytes, here, end).ends_with(b".match") && has(bytes, end, b"(/"));
+    is_test.then_some(end + 2)
+}
+
 /// `db.staff.drop(`.
 fn database_call(bytes: &[u8], here: usize) -> Option<usize> {
     const METHODS: &[&[u8]] = &[
@@ -163,6 +171,13 @@ fn database_call(bytes: &[u8], here: usize) -> Option<usize> {
         return None;
     }
     let mut name = here + 3;
+    if let Some(method) =
+        [&b"getcollectionnames("[..], b"getcollection(", b"admincommand(", b"runcommand(", b"version("]
+            .iter()
+            .find(|method| has(bytes, name, method))
+    {
+        return Some(name + method.len());
+    }
     for _ in 0..3 {
         let end = skip(bytes, name, 64, is_word);
         match at(bytes, end) {

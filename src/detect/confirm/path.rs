@@ -69,6 +69,8 @@ const SECRETS: &[&str] = &[
     "meta-inf/context.xml",
     "var/log/",
     "var/run/secrets/",
+    "run/secrets/",
+    ".dockerenv",
     "apache/logs/",
     "httpd/logs/",
     "logs/access.log",

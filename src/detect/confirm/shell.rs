@@ -5,6 +5,7 @@
 //! rather than like a sentence.
 
 mod commands;
+mod talk;
 mod words;
 
 use std::ops::Range;
@@ -13,6 +14,7 @@ use crate::detect::confirm::Candidate;
 use crate::detect::confirm::path;
 use crate::detect::confirm::scan::{at, has, is_blank, is_word, part, skip};
 use crate::detect::confirm::shell::commands::{Rank, speaks_alone};
+use crate::detect::confirm::shell::talk::Talk;
 use crate::detect::confirm::shell::words::{Command, command, plain_words};
 use crate::detect::work::Work;
 use crate::detect::{Kind, Source};
@@ -23,6 +25,8 @@ const PLACE_COST: usize = 32;
 const ARGUMENT_COST: usize = 4;
 /// Arguments are read up to this many bytes.
 const ARGUMENT_BYTES_MAX: usize = 512;
+/// What stands before a separator in its line is read up to this many bytes.
+const CLAUSE_BYTES_MAX: usize = 128;
 /// Longer values with many blanks are read as prose.
 const PROSE_BYTES_MIN: usize = 160;
 
@@ -136,6 +140,7 @@ enum Evidence {
 struct Value<'a> {
     text: &'a [u8],
     is_prose: bool,
+    talk: Talk,
     first: usize,
 }
 
@@ -147,7 +152,65 @@ impl<'a> Value<'a> {
         let first = skip(text, candidate.value_start(), 16, |byte| {
             is_blank(byte) || matches!(byte, b'"' | b'\'' | b')' | b'}' | b']')
         });
-        Self { text, is_prose, first }
+        let talk = match candidate.context.source {
+            Source::Body => Talk::of(text, candidate.value_start()),
+            Source::Query | Source::Header | Source::Path | Source::Unknown => Talk::None,
+        };
+        Self { text, is_prose, talk, first }
+    }
+
+    /// The command at `start` is one that the text speaks of: it stands in a listing, continues a command line that is
+    /// one before the separator, or has a line or a code span of its own amid sentences.
+    fn is_quoted(&self, start: usize, opener: Opener, is_tight: bool) -> bool {
+        match (self.talk, opener) {
+            (Talk::None, _) => false,
+            (Talk::Code, Opener::Substitution) => self.is_fence(start) || self.is_code_span(start),
+            (Talk::Sentences, Opener::Substitution) => self.is_code_span(start),
+            (Talk::Code, _) => true,
+            (Talk::Sentences, Opener::Line) => !is_tight && self.first < start,
+            (Talk::Sentences, Opener::Separator | Opener::Pipe | Opener::Ampersand) => {
+                self.is_in_code_span(start) || self.continues(start)
+            }
+        }
+    }
+
+    /// The last of three backticks.
+    fn is_fence(&self, start: usize) -> bool {
+        start.checked_sub(2).is_some_and(|first| part(self.text, first, start + 1) == b"```")
+    }
+
+    /// A pair of backticks with nothing glued to either side.
+    fn is_code_span(&self, start: usize) -> bool {
+        let is_free = |byte: u8| matches!(byte, 0 | b'.' | b',' | b'(' | b')' | b'?' | b'!') || is_blank(byte);
+        let before = start.checked_sub(1).map_or(0, |index| at(self.text, index));
+        let end = skip(self.text, start + 1, ARGUMENT_BYTES_MAX, |byte| !matches!(byte, b'`' | b'\n'));
+        at(self.text, start) == b'`' && at(self.text, end) == b'`' && is_free(before) && is_free(at(self.text, end + 1))
+    }
+
+    /// The separator at `start` stands between two backticks of one line that nothing is glued to.
+    fn is_in_code_span(&self, start: usize) -> bool {
+        let from = start.saturating_sub(CLAUSE_BYTES_MAX);
+        let line = part(self.text, from, start);
+        let Some(offset) = memchr::memrchr2(b'`', b'\n', line) else { return false };
+        self.is_code_span(from + offset)
+    }
+
+    /// A command with arguments stands before the separator at `start`, in its line.
+    fn continues(&self, start: usize) -> bool {
+        let from = start.saturating_sub(CLAUSE_BYTES_MAX);
+        let clause = part(self.text, from, start);
+        let ends = |byte: &u8| matches!(byte, b'\n' | b'`' | b';' | b'|' | b'&');
+        let mut index = from + clause.iter().rposition(ends).map_or(0, |end| end + 1);
+        while index < start {
+            if let Some(command) = command(self.text, index).filter(|command| command.name_end <= start) {
+                let arguments = arguments(self.text, command.name_end);
+                if evidence(&command, arguments) == Evidence::Shaped {
+                    return true;
+                }
+            }
+            index = skip(self.text, index, CLAUSE_BYTES_MAX, |byte| !is_blank(byte)) + 1;
+        }
+        false
     }
 
     fn convicts(&self, found: &Found) -> bool {
@@ -159,12 +222,19 @@ impl<'a> Value<'a> {
         let is_tight = self.is_tight(*start) && (*opener != Opener::Substitution || is_glued);
         match evidence {
             Evidence::Lethal => true,
+            Evidence::Shaped if self.is_quoted(*start, *opener, is_tight) => false,
+            Evidence::Nothing if self.talk == Talk::Code && self.is_fence(*start) => false,
             // `;$(echo id)`: nobody quotes code right behind a separator.
             Evidence::Prose | Evidence::Nothing if *opener == Opener::Substitution && self.is_run(*start) => true,
             // `;echo word`, without blanks around the separator.
             Evidence::Prose if *opener == Opener::Separator && is_tight && is_glued => {
                 matches!(command.name.bytes(), b"echo" | b"printf" | b"exec" | b"eval")
                     && !is_blank(at(self.text, start + 1))
+            }
+            // `; echo word;`: all there is, between two separators.
+            Evidence::Prose if matches!(opener, Opener::Separator | Opener::Pipe) && stands_first => {
+                let end = part(self.text, start + 1, self.text.len()).trim_ascii_end();
+                matches!(command.name.bytes(), b"echo" | b"printf") && matches!(end.last(), Some(b';' | b'|' | b'&'))
             }
             Evidence::Prose => false,
             _ if self.is_prose => false,
@@ -189,7 +259,7 @@ impl<'a> Value<'a> {
         match opener {
             // A table's cells and a list of alternatives look like pipes.
             Opener::Pipe => {
-                let is_cell = at(rest, 0) == b'|' && at(rest, 1) != b'|' && 2 < rest.len();
+                let is_cell = at(rest, 0) == b'|' && at(rest, 1) != b'|' && rest.iter().any(|byte| is_word(*byte));
                 let is_counted = 0 < *start
                     && part(self.text, self.first, *start).iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
                 ((stands_first || is_counted) && !is_cell)
@@ -207,7 +277,9 @@ impl<'a> Value<'a> {
             }
             Opener::Line => {
                 // A list of names, one a line, holds words but no tools; an address and a tool is no list.
-                let is_hung_on = is_tight && command.rank == Rank::Tool && rest.len() <= 2;
+                let before = part(self.text, self.first, *start).trim_ascii();
+                let is_address = !before.is_empty() && before.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+                let is_hung_on = is_tight && (command.rank == Rank::Tool || is_address) && rest.len() <= 2;
                 (stands_first || command.is_by_path || is_hung_on) && self.text.len() < PROSE_BYTES_MIN
             }
         }
@@ -387,8 +459,12 @@ fn suits(name: &[u8], first: &[u8]) -> bool {
     match name {
         b"sleep" | b"timeout" | b"kill" | b"ping" | b"head" | b"tail" | b"usleep" => is_number,
         b"ping6" | b"nslookup" | b"dig" | b"host" | b"wget" | b"curl" | b"nc" | b"ncat" | b"netcat" | b"telnet" => {
-            is_host(first)
+            is_host(first) || name == b"dig" && at(first, 0) == b'+' && at(first, 1).is_ascii_alphabetic()
         }
+        b"socat" => first.contains(&b':'),
+        b"powershell" | b"powershell.exe" | b"pwsh" => is_cmdlet(first),
+        b"rundll32" | b"regsvr32" | b"mshta" => !is_quoted && !first.is_empty(),
+        b"vssadmin" => is_one_of(&[b"list", b"delete", b"create", b"resize"]),
         b"echo" | b"printf" | b"perl" | b"php" | b"eval" | b"grep" => is_quoted || is_number && name == b"echo",
         b"net" => is_one_of(&[
             b"user",
@@ -419,6 +495,12 @@ fn suits(name: &[u8], first: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// `Get-Process`: a verb and a noun.
+fn is_cmdlet(first: &[u8]) -> bool {
+    let Some(hyphen) = memchr::memchr(b'-', first) else { return false };
+    3 <= hyphen && 3 <= first.len() - hyphen - 1 && first.iter().all(|byte| byte.is_ascii_alphabetic() || *byte == b'-')
 }
 
 /// A host with a dot, a port or a variable in it.

@@ -20,6 +20,7 @@ struct Delimiter {
 
 const DELIMITERS: &[Delimiter] = &[
     Delimiter { open: b"{{", close: b"}}", everyday: false },
+    Delimiter { open: b"%{", close: b"}", everyday: true },
     Delimiter { open: b"${{", close: b"}}", everyday: true },
     Delimiter { open: b"${", close: b"}", everyday: true },
     Delimiter { open: b"#{", close: b"}", everyday: true },
@@ -77,7 +78,7 @@ fn search(candidate: &Candidate<'_>, after: impl Fn(&mut Read)) -> Option<Range<
 }
 
 const fn is_opening(byte: u8) -> bool {
-    matches!(byte, b'{' | b'$' | b'#' | b'*' | b'@' | b'~' | b'<' | b'[')
+    matches!(byte, b'{' | b'$' | b'#' | b'%' | b'*' | b'@' | b'~' | b'<' | b'[')
 }
 
 fn boundary(text: &str, at: usize) -> usize {
@@ -217,6 +218,7 @@ const GADGETS: &[&[u8]] = &[
     b"execute request",
     b"execute(request",
     b"scriptengine",
+    b"|file_excerpt",
 ];
 
 /// Calls that run something; everyday scripts have methods of the same name.
@@ -381,6 +383,8 @@ mod tests {
             "{{8*8}}",
             "a{{ 8 * '8' }}b",
             "${8*8}",
+            "%{8*8}",
+            "{{'/srv/x'|file_excerpt(1,9)}}",
             "#{ 8*8 }",
             "<%= 8 * 8 %>",
             "*{8+8}",
@@ -427,6 +431,8 @@ mod tests {
             "[[wiki link]] and [[4]]",
             "${{ github.event.number }}",
             "${project.version}",
+            "%{name} of %{count}",
+            "{50%{a}}",
         ] {
             assert!(!convicts(text), "{text}");
         }

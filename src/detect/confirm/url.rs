@@ -30,7 +30,7 @@ pub(crate) fn internal_target(candidate: &Candidate<'_>) -> Option<Range<usize>>
         let end = skip(text, start, AUTHORITY_BYTES_MAX, |byte| {
             !is_blank(byte) && !matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\'' | b'<' | b'>' | b')' | b',' | b'|')
         });
-        let convicts = match Reach::of(part(text, start, end)) {
+        let convicts = match Reach::of(part(text, start, end)).max(behind_fragment(text, end)) {
             Reach::Outside => false,
             Reach::Metadata | Reach::Disguised => true,
             Reach::Plain => is_whole && !names_a_return(&candidate.context.name),
@@ -43,8 +43,22 @@ pub(crate) fn internal_target(candidate: &Candidate<'_>) -> Option<Range<usize>>
     bare_metadata(text, is_whole)
 }
 
+/// `http://example.com#@127.0.0.1/`: a host that some parsers read behind the sign at `sign`, and others do not.
+fn behind_fragment(text: &[u8], sign: usize) -> Reach {
+    if !matches!(at(text, sign), b'#' | b'?') || at(text, sign + 1) != b'@' {
+        return Reach::Outside;
+    }
+    let start = sign + 2;
+    let end = skip(text, start, AUTHORITY_BYTES_MAX, |byte| !is_blank(byte) && !matches!(byte, b'/' | b'?' | b'#'));
+    match Reach::of_host(part(text, start, end)) {
+        Reach::Outside => Reach::Outside,
+        Reach::Plain | Reach::Disguised => Reach::Disguised,
+        Reach::Metadata => Reach::Metadata,
+    }
+}
+
 /// Where a host is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Reach {
     Outside,
     /// Loopback or private, written as everybody writes it.
@@ -76,7 +90,8 @@ impl Reach {
                 .map_or(Self::Outside, Self::of_v6);
         }
         // Browsers and many libraries take a backslash for a slash.
-        let name_end = memchr::memchr2(b':', b'\\', host).unwrap_or(host.len());
+        // A NUL ends a name in programs written in C.
+        let name_end = memchr::memchr3(b':', b'\\', 0, host).unwrap_or(host.len());
         let folded = dotted(part(host, 0, name_end));
         let mut name = folded.bytes();
         while let Some(short) = name.strip_suffix(b".") {

@@ -166,16 +166,25 @@ impl<'t> Walker<'t, '_> {
         }
     }
 
+    /// The key that is open is inside `constructor`: what it names is what objects of a kind share.
+    fn is_in_constructor(&self) -> bool {
+        let outer = self.steps.len().checked_sub(2).and_then(|index| self.steps.get(index));
+        outer.and_then(|step| step.key()).is_some_and(|key| key == "constructor")
+    }
+
     fn key(&mut self, key: Text<'t>, scratch: &mut String, sink: &mut Sink<'_>) -> Flow {
         if let Some(step) = self.steps.last_mut() {
             *step = Step::Key(key.raw);
         }
-        let name = key.resolved(scratch);
+        let mut name = key.resolved(scratch);
         if sink.scope.excluded_body_fields.iter().any(|excluded| same_name(name, excluded)) {
             self.mode = Mode::ExcludeNext;
             return Flow::Continue(());
         }
-        if sink.scope.exclusions.is_empty() && self.seen.contains_or_add(key.raw) {
+        let is_pollution = name == "prototype" && !sink.is_guard_core() && self.is_in_constructor();
+        if is_pollution {
+            name = "constructor.prototype";
+        } else if sink.scope.exclusions.is_empty() && self.seen.contains_or_add(key.raw) {
             return Flow::Continue(());
         }
         let context = Context { source: self.holder.source, name: Cow::Borrowed(name), kind: self.holder.key };

@@ -68,7 +68,15 @@ fn push_bytes(bytes: &[u8], out: &mut String) {
         while let Some(next) = chunks.next_if(|next| next.valid().is_empty()) {
             invalid.extend_from_slice(next.invalid());
         }
-        push_invalid(&invalid, out);
+        // A lead byte that no UTF-8 has, before a plain dot or slash: lenient decoders drop it, so it stays as sent.
+        let next = chunks.peek().and_then(|next| next.valid().bytes().next());
+        match (invalid.split_last(), next) {
+            (Some((0xC0 | 0xC1, before)), Some(b'.' | b'/' | b'\\')) => {
+                push_invalid(before, out);
+                out.push_str("%C0");
+            }
+            _ => push_invalid(&invalid, out),
+        }
     }
 }
 

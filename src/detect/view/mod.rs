@@ -61,27 +61,28 @@ fn is_plain(text: &str, recipe: &Recipe) -> bool {
 
 /// Bounds of the views.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Recipe {
+pub struct Recipe {
     /// Whose verdicts are wanted.
-    pub(crate) profile: Profile,
+    pub profile: Profile,
     /// Code points of a view, and bytes one inflate may produce.
-    pub(crate) chars_max: usize,
+    pub chars_max: usize,
     /// Keep what looks hostile when a text is cut.
-    pub(crate) keep_attacks: bool,
+    pub keep_attacks: bool,
     /// Hostile-looking regions kept at most.
-    pub(crate) regions_max: usize,
+    pub regions_max: usize,
 }
 
 impl Recipe {
     /// Our own views: no comment is stripped before a grammar has seen it, and a word is no base64.
-    pub(crate) fn is_strict(&self) -> bool {
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
         self.profile == Profile::Balanced
     }
 }
 
 /// A text that is mostly the same as the one before it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) enum Step {
+enum Step {
     /// Nothing changed.
     #[default]
     Same,
@@ -109,7 +110,7 @@ impl From<Option<String>> for Step {
 
 /// The views of one value. Unallocated when the value has nothing to decode.
 #[derive(Clone, Debug)]
-pub(crate) struct Views<'a> {
+pub struct Views<'a> {
     content: &'a str,
     raw: Step,
     decoded: Step,
@@ -120,8 +121,9 @@ pub(crate) struct Views<'a> {
 }
 
 impl<'a> Views<'a> {
-    /// Takes `content` apart.
-    pub(crate) fn new(content: &'a str, recipe: &Recipe) -> Self {
+    /// Takes `content` apart, unless a glance shows that there is nothing to take apart.
+    #[must_use]
+    pub fn new(content: &'a str, recipe: &Recipe) -> Self {
         if is_plain(content, recipe) {
             let mut views = Self::same(content);
             if !recipe.is_strict() {
@@ -129,6 +131,12 @@ impl<'a> Views<'a> {
             }
             return views;
         }
+        Self::in_full(content, recipe)
+    }
+
+    /// [`Views::new`] without the glance: every step looks for its marks. The views are the same.
+    #[must_use]
+    pub fn in_full(content: &'a str, recipe: &Recipe) -> Self {
         let normal = norm::normalise(content, recipe.is_strict());
         let (decoded, is_exhausted) = decode::decode(normal.as_deref().unwrap_or(content), recipe);
         let mut views = Self {
@@ -168,6 +176,12 @@ impl<'a> Views<'a> {
         }
     }
 
+    /// Every round of the decode loop changed the text: it is not known what an interpreter would see.
+    #[must_use]
+    pub const fn is_exhausted(&self) -> bool {
+        self.is_exhausted
+    }
+
     /// True when the value was sent in the one text that all views have.
     pub(crate) fn is_plain(&self) -> bool {
         View::ALL.into_iter().all(|view| self.is_same(view)) && !self.is_exhausted
@@ -192,7 +206,8 @@ impl<'a> Views<'a> {
     }
 
     /// The text of a view.
-    pub(crate) fn text(&self, view: View) -> &str {
+    #[must_use]
+    pub fn text(&self, view: View) -> &str {
         match view {
             View::Raw => self.raw.of(self.content),
             View::Decoded => self.decoded.of(self.text(View::Raw)),

