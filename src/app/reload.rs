@@ -93,8 +93,7 @@ fn look(file: Option<&Path>, config: &Config) -> Prints {
 /// What a snapshot is compiled from.
 fn policy_files(config: &Config) -> impl Iterator<Item = PathBuf> {
     let one = [&config.detection.patterns_dir, &config.security.geo_ip_handler, &config.data.cloud_ranges];
-    let one: Vec<PathBuf> = one.into_iter().flatten().cloned().collect();
-    one.into_iter().chain(crate::feeds::credential_files(config))
+    one.into_iter().flatten().cloned().chain(crate::feeds::credential_files(config))
 }
 
 /// What our listeners go by.
@@ -102,8 +101,8 @@ fn credential_files(config: &Config) -> impl Iterator<Item = PathBuf> {
     let of = |tls: &ServerTls| {
         [Some(tls.cert_file.clone()), Some(tls.key_file.clone()), tls.client_ca_file.clone()].into_iter().flatten()
     };
-    let tls: Vec<PathBuf> = [&config.listeners.tls, &config.admin.tls].into_iter().flatten().flat_map(of).collect();
-    tls.into_iter().chain(config.admin.token_file.clone())
+    let tls = [&config.listeners.tls, &config.admin.tls].into_iter().flatten().flat_map(of);
+    tls.chain(config.admin.token_file.clone())
 }
 
 /// What a file looks like, or the files of a folder; nothing when it is not there.

@@ -270,7 +270,7 @@ async fn import<C: Control>(
         if let (None, Some(None)) = (entry.seconds, left) {
             continue;
         }
-        wanted.push((target, Sentence { seconds: entry.seconds.or(left.flatten()), reason: entry.reason }));
+        wanted.push((target, Sentence { seconds: entry.seconds.or_else(|| left.flatten()), reason: entry.reason }));
     }
     for (target, sentence) in &wanted {
         carry_out(&*control, *target, sentence).await?;

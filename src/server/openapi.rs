@@ -189,12 +189,12 @@ fn others() -> Vec<(&'static str, Value)> {
     let flag = || json!({ "type": "boolean" });
     let pattern = || json!({ "type": "string", "minLength": 1, "maxLength": PATTERN_BYTES_MAX });
     let given = |more: Value| {
-        let mut schema = json!({ "type": "object", "additionalProperties": false, "required": ["pattern"],
-            "properties": { "pattern": pattern() } });
-        if let (Some(own), Some(more)) = (schema["properties"].as_object_mut(), more.as_object()) {
+        let mut properties = json!({ "pattern": pattern() });
+        if let (Some(own), Some(more)) = (properties.as_object_mut(), more.as_object()) {
             own.extend(more.clone());
         }
-        body(schema)
+        body(json!({ "type": "object", "additionalProperties": false, "required": ["pattern"],
+            "properties": properties }))
     };
     let list = with(
         operation(

@@ -15,7 +15,6 @@ const SECRET: &str = "geheim7";
 struct Receivers {
     process: Process,
     http: u16,
-    grpc: u16,
     _folder: tempfile::TempDir,
 }
 
@@ -29,7 +28,7 @@ impl Receivers {
         command.arg(root.join("tests/tools/receivers.py")).args([http.to_string(), grpc.to_string()]);
         let mut process = Process::start("receivers", folder.path(), &mut command);
         process.wait(|_| Call::get("/").try_send(http).is_ok_and(|answer| answer.status == 200));
-        Self { process, http, grpc, _folder: folder }
+        Self { process, http, _folder: folder }
     }
 
     /// Makes the next `times` answers of `path` something else than a success.

@@ -500,7 +500,7 @@ fn suits(name: &[u8], first: &[u8]) -> bool {
 /// `Get-Process`: a verb and a noun.
 fn is_cmdlet(first: &[u8]) -> bool {
     let Some(hyphen) = memchr::memchr(b'-', first) else { return false };
-    3 <= hyphen && 3 <= first.len() - hyphen - 1 && first.iter().all(|byte| byte.is_ascii_alphabetic() || *byte == b'-')
+    3 <= hyphen && 3 < first.len() - hyphen && first.iter().all(|byte| byte.is_ascii_alphabetic() || *byte == b'-')
 }
 
 /// A host with a dot, a port or a variable in it.
