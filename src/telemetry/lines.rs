@@ -101,7 +101,7 @@ impl Lines {
                     headers,
                     us = subject.us,
                     "{}",
-                    printable(&message(subject))
+                    printable(&self.redaction.text(&message(subject)))
                 )
             };
         }

@@ -134,12 +134,13 @@ impl Redaction {
     #[must_use]
     pub fn target<'t>(&self, raw: &'t str) -> Cow<'t, str> {
         let raw = cut(raw);
-        let Some((path, query)) = raw.split_once('?') else { return Cow::Borrowed(raw) };
-        if !query.split('&').any(|pair| self.hides(pair)) {
+        let Some((path, query)) = raw.split_once('?') else { return self.path(raw) };
+        let path = self.path(path);
+        if matches!(path, Cow::Borrowed(_)) && !query.split('&').any(|pair| self.hides(pair)) {
             return Cow::Borrowed(raw);
         }
         let mut shown = String::with_capacity(raw.len());
-        shown.push_str(path);
+        shown.push_str(&path);
         for (index, pair) in query.split('&').enumerate() {
             shown.push(if index == 0 { '?' } else { '&' });
             match pair.split_once('=') {

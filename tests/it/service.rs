@@ -79,7 +79,7 @@ impl Service {
     /// One page of the admin port: status line and body.
     fn page(&self, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.admin).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();

@@ -107,7 +107,7 @@ fn an_envoy_with_the_right_identity_gets_in_and_a_rotation_fails_no_request() {
         client: format!("198.51.100.{}", number % 200),
         path: "/",
     });
-    let expires = || metric(stack.admin, "envoy_guard_tls_certificate_expires");
+    let expires = || metric(stack.admin, "envoy_guard_tls_certificate_expires{}");
     for year in [2080, 2081, 2082] {
         let before = (expires(), ends(stack.admin, "done"));
         authority.write("guard", "guard.test", year);

@@ -67,6 +67,18 @@ pub fn sorted(value: Value) -> Value {
 struct Ascii;
 
 impl Formatter for Ascii {
+    /// Numbers as Python writes them: an exponent of two digits below 0.0001 and from 1e16.
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        let size = value.abs();
+        if size == 0.0 || (1e-4..1e16).contains(&size) {
+            return write!(writer, "{value:?}");
+        }
+        let text = format!("{value:e}");
+        let Some((digits, exponent)) = text.split_once('e') else { return writer.write_all(text.as_bytes()) };
+        let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |rest| ('-', rest));
+        write!(writer, "{digits}e{sign}{exponent:0>2}")
+    }
+
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         if fragment.is_ascii() {
             return writer.write_all(fragment.as_bytes());
@@ -107,10 +119,10 @@ mod tests {
 
     #[test]
     fn text_is_compact_and_ascii() {
-        let value = json!({"b": "x \u{e9}", "a": ["\u{1f600}\n\"\u{7f}\u{1}", 1.0, null, true]});
+        let value = json!({"b": "x \u{e9}", "a": ["\u{1f600}\n\"\u{7f}\u{1}", 1.0, null, true, 7.7e-5, 0.0001, -1e16, 1e15, 1e-300]});
         assert_eq!(
             String::from_utf8(ascii(&value)).unwrap(),
-            r#"{"b":"x \u00e9","a":["\ud83d\ude00\n\"_\u0001",1.0,null,true]}"#.replace('_', "\u{7f}")
+            r#"{"b":"x \u00e9","a":["\ud83d\ude00\n\"_\u0001",1.0,null,true,7.7e-05,0.0001,-1e+16,1000000000000000.0,1e-300]}"#.replace('_', "\u{7f}")
         );
         let nested = json!({"b": {"z": 1, "y": [{"d": 1, "c": 2}]}, "a": 1});
         assert_eq!(ascii(&sorted(nested)), br#"{"a":1,"b":{"y":[{"c":2,"d":1}],"z":1}}"#);

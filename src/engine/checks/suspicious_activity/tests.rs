@@ -125,7 +125,7 @@ fn passive_mode_counts_and_bans_nobody() {
         let decision = at(&policy, &state, attack(), NOON);
         assert_eq!(events(&decision), [DETECTED, ("penetration_attempt", "logged_only")]);
         let count = FactValue::Int(expected);
-        assert_eq!(decision.facts[0].metadata[0], ("request_count", count));
+        assert_eq!(decision.facts[1].metadata[0], ("request_count", count));
         assert_eq!(decision.blocks[0].reason, "Suspicious activity detected: 81.0.0.1");
         assert!(!decision.blocks[0].trigger_info.is_empty());
     }
@@ -153,7 +153,7 @@ fn refusals_escalate_when_they_carry_an_attack() {
 
     for (name, text, ask, expected) in [
         ("no attack", refused(lit!({})), Ask::from("81.0.0.1"), 1),
-        ("passive", refused(lit!({"passive_mode": true})), attack(), 2),
+        ("passive", refused(lit!({"passive_mode": true})), attack(), 3),
         ("detection off", refused(lit!({"enable_penetration_detection": false})), attack(), 1),
         ("excluded path", refused(lit!({"exclude_paths": ["/api"]})), attack(), 2),
     ] {
