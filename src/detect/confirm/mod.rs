@@ -1,7 +1,7 @@
 //! Second looks: after Hyperscan found a candidate, a confirm function demands what an interpreter would execute.
 //!
 //! One file per grammar. A confirm function reads the whole view once, never panics and never allocates more than a
-//! constant. What it reads beyond, ahead of each candidate, it takes from the value's [`Work`], and it stops when that is
+//! constant. What it reads beyond, ahead of each candidate, it takes from the value's `Work`, and it stops when that is
 //! spent. Rows name their confirm function in `patterns/*.yaml`.
 
 mod code;
