@@ -303,7 +303,8 @@ mod tests {
             ("/a?to%6ben=1", "/a?to%6ben=[REDACTED]"),
             ("/a?token", "/a?token"),
             ("/a?%zz=1&%=2&token=", "/a?%zz=1&%=2&token=[REDACTED]"),
-            ("/token=1?tokens=1", "/token=1?tokens=1"),
+            ("/token=1?tokens=1", "/token=[REDACTED]?tokens=1"),
+            ("/a;password=1", "/a;password=[REDACTED]"),
         ] {
             assert_eq!(redaction().target(raw), expected, "{raw}");
         }

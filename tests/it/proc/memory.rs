@@ -10,6 +10,8 @@ use crate::stack::{Stack, policy};
 const BYTES: usize = 30 * 1024 * 1024;
 const PIECE: usize = 64 * 1024;
 const SMALL: usize = 1024 * 1024;
+/// Exchanges before the one that counts. Envoy's connections, and with them the guard's workers, take turns by chance.
+const WARM_UPS: usize = 12;
 /// What the guard may need more for a large body than for a small one, in KiB.
 const GROWTH_KIB_MAX: u64 = 8 * 1024;
 
@@ -22,9 +24,9 @@ fn large_bodies_pass_in_flat_memory() {
     });
     for mode in ["STREAMED", "FULL_DUPLEX_STREAMED"] {
         let path = Way { request: mode, response: mode, trailers: TRAILERS[0] }.path("bulk");
-        // Twice a body above the cap of inspection: what one inspection needs is not what this is about.
-        peak(&stack, &path, SMALL);
-        let small = peak(&stack, &path, SMALL);
+        // Bodies above the cap of inspection, until each worker has had one: what an inspection needs is not what this
+        // is about.
+        let small = (0..WARM_UPS).map(|_| peak(&stack, &path, SMALL)).max().unwrap();
         let large = peak(&stack, &path, BYTES);
         eprintln!("{mode}: {small} KiB for 1 MiB, {large} KiB for 30 MiB");
         assert!(large <= small + GROWTH_KIB_MAX, "{mode}: {small} KiB for 1 MiB, {large} KiB for 30 MiB");
