@@ -12,6 +12,8 @@ const PIECE: usize = 64 * 1024;
 const SMALL: usize = 1024 * 1024;
 /// Exchanges before the one that counts. Envoy's connections, and with them the guard's workers, take turns by chance.
 const WARM_UPS: usize = 12;
+/// Large exchanges that are looked at.
+const LARGE: usize = 3;
 /// What the guard may need more for a large body than for a small one, in KiB.
 const GROWTH_KIB_MAX: u64 = 8 * 1024;
 
@@ -27,7 +29,8 @@ fn large_bodies_pass_in_flat_memory() {
         // Bodies above the cap of inspection, until each worker has had one: what an inspection needs is not what this
         // is about.
         let small = (0..WARM_UPS).map(|_| peak(&stack, &path, SMALL)).max().unwrap();
-        let large = peak(&stack, &path, BYTES);
+        // A body that is gathered shows every time; pages that the allocator has not given back yet, sometimes.
+        let large = (0..LARGE).map(|_| peak(&stack, &path, BYTES)).min().unwrap();
         eprintln!("{mode}: {small} KiB for 1 MiB, {large} KiB for 30 MiB");
         assert!(large <= small + GROWTH_KIB_MAX, "{mode}: {small} KiB for 1 MiB, {large} KiB for 30 MiB");
     }
