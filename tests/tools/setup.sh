@@ -32,6 +32,7 @@ if [ "$what" = test ]; then
     need redis-server command -v redis-server
     need curl command -v curl
     need systemd command -v systemd-analyze
+    need openssl command -v openssl
 fi
 if [ -n "$missing" ]; then
     command -v apt-get >/dev/null || fail "this is not a Debian system; install these by hand:$missing"
