@@ -8,9 +8,6 @@ use serde_json::{Map, Value, json};
 use crate::mmdb::{Layout, database};
 use crate::stack::{Answer, Call, Stack};
 
-const SUITES: [&str; 4] =
-    ["pipeline_ip_control", "pipeline_rate_limits", "pipeline_detection_response", "pipeline_headers_cors"];
-
 /// The settings every case starts from.
 fn base() -> Map<String, Value> {
     json!({
@@ -63,6 +60,9 @@ fn call(drive: &Value) -> Call {
     for (name, value) in drive["headers"].as_object().into_iter().flatten() {
         call = call.header(name, value.as_str().unwrap());
     }
+    if drive["stage"] == "process_response" {
+        call = call.header("x-answer", &drive["response_status"].as_u64().unwrap_or(200).to_string());
+    }
     match drive["body"].as_str() {
         Some(body) if !body.is_empty() => call.raw_body(body),
         _ => call,
@@ -102,12 +102,18 @@ fn differences(answer: &Answer, expected: &Value) -> Vec<String> {
     found
 }
 
-#[test]
-fn every_pinned_answer_comes_out_of_envoy() {
+/// What a case says that came out wrong, and how many requests it took.
+struct Tally {
+    drives: usize,
+    wrong: Vec<String>,
+}
+
+/// Sends the cases of these suites through Envoy with a shipped file.
+fn play(file: &str, suites: &[&str]) -> Tally {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/conformance");
-    let mut stack = Stack::start("", "");
-    let (mut drives, mut wrong) = (0, Vec::new());
-    for suite in SUITES {
+    let mut stack = Stack::of(file, &crate::stack::policy("", "", 0, 0), |text| text);
+    let mut tally = Tally { drives: 0, wrong: Vec::new() };
+    for suite in suites {
         let text = std::fs::read_to_string(cases.join(format!("{suite}.json")))
             .unwrap_or_else(|error| panic!("guard-core's case {suite} is missing ({error}): run `make deps` first"));
         let suite: Value = serde_json::from_str(&text).unwrap();
@@ -115,14 +121,40 @@ fn every_pinned_answer_comes_out_of_envoy() {
             stack.restart_guard(|folder, grpc, admin| policy(case, folder, grpc, admin));
             for (drive, expected) in case["drives"].as_array().unwrap().iter().zip(case["expected"].as_array().unwrap())
             {
-                drives += 1;
+                tally.drives += 1;
                 let answer = stack.send(&call(drive));
                 for difference in differences(&answer, expected) {
-                    wrong.push(format!("{}: {difference}", case["id"]));
+                    tally.wrong.push(format!("{file}: {}, request {}: {difference}", case["id"], tally.drives));
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(drives, 53, "drives of the four suites");
+    tally
+}
+
+#[track_caller]
+fn check(file: &str, suites: &[&str], drives: usize) {
+    let tally = play(file, suites);
+    assert!(tally.wrong.is_empty(), "{} differences:\n{}", tally.wrong.len(), tally.wrong.join("\n"));
+    assert_eq!(tally.drives, drives, "requests of these suites");
+}
+
+#[test]
+fn every_pinned_answer_comes_out_of_envoy() {
+    check(
+        "ext_authz.yaml",
+        &["pipeline_ip_control", "pipeline_rate_limits", "pipeline_detection_response", "pipeline_headers_cors"],
+        53,
+    );
+}
+
+/// Rules over responses need to see them.
+#[test]
+fn every_pinned_response_comes_out_of_ext_proc() {
+    check("ext_proc.yaml", &["pipeline_headers_cors", "pipeline_behavior_rules"], 18);
+}
+
+#[test]
+fn every_pinned_response_comes_out_of_both_filters() {
+    check("both.yaml", &["pipeline_headers_cors", "pipeline_behavior_rules"], 18);
 }

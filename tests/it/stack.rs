@@ -232,7 +232,8 @@ fn read_answer(stream: &mut impl BufRead, method: &str) -> std::io::Result<Answe
     Ok(answer)
 }
 
-/// An application that answers 200 with the request's head and counts what it saw. Paths `/status/N` answer N.
+/// An application that answers 200 with the request's head and counts what it saw. Paths `/status/N` answer N; the header
+/// `x-answer: N` makes it answer N and "ok".
 pub(crate) struct Application {
     pub(crate) port: u16,
     seen: Arc<AtomicU64>,
@@ -296,8 +297,10 @@ fn serve(stream: TcpStream, seen: &AtomicU64) -> std::io::Result<()> {
         }
         seen.fetch_add(1, Ordering::SeqCst);
         let target = head.split(' ').nth(1).unwrap_or("/");
-        let status = target.strip_prefix("/status/").and_then(|text| text.get(..3)?.parse().ok()).unwrap_or(200_u16);
-        let answer = format!("{head}body-bytes: {}\n", body.len());
+        let asked = head.lines().find_map(|line| line.strip_prefix("x-answer: "));
+        let status = asked.or_else(|| target.strip_prefix("/status/")?.get(..3)).and_then(|text| text.parse().ok());
+        let status = status.unwrap_or(200_u16);
+        let answer = if asked.is_some() { "ok".to_owned() } else { format!("{head}body-bytes: {}\n", body.len()) };
         let length = answer.len();
         let leak = if target.starts_with("/leak") { "x-powered-by: php\r\nvary: Accept\r\n" } else { "" };
         let head = format!("HTTP/1.1 {status} X\r\ncontent-type: text/plain\r\n{leak}content-length: {length}\r\n\r\n");
