@@ -7,6 +7,7 @@ mod link;
 mod seal;
 mod wire;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ use crate::telemetry::sinks::agent::wire::{Item, Metric};
 const COMPRESSION_THRESHOLD: u32 = 1024;
 /// Longest time without a new attempt after failures.
 const REST_MAX: Duration = Duration::from_secs(300);
+/// How long an attempt under way may go on when the agent ends.
+const GRACE: Duration = Duration::from_secs(1);
 /// Fill of a queue, of 1, from which the agent calls itself degraded.
 const DEGRADED_FILL: f64 = 0.9;
 /// Share of failed batches, of 1, from which it does.
@@ -205,10 +208,8 @@ impl Agent {
             if is_tick && self.settings.metrics {
                 self.measure(&metrics, &mut totals);
             }
-            let mut ending = stop.clone();
-            tokio::select! {
-                () = self.flush(&bus, false) => {}
-                _ = ending.changed() => break,
+            if !self.flush_until(&bus, stop.clone()).await {
+                break;
             }
             self.complain();
         }
@@ -218,6 +219,19 @@ impl Agent {
         self.flush(&bus, true).await;
         self.events.queue.abandon();
         self.metrics.queue.abandon();
+    }
+
+    /// False when told to stop. An attempt that is under way then has [`GRACE`] to end: cutting it would send what the
+    /// server may have taken a second time. A pause between attempts is not waited for.
+    async fn flush_until(&mut self, bus: &Bus, mut stop: watch::Receiver<bool>) -> bool {
+        let mut flush = pin!(self.flush(bus, false));
+        tokio::select! {
+            () = &mut flush => true,
+            _ = stop.changed() => {
+                drop(tokio::time::timeout(GRACE, flush).await);
+                false
+            }
+        }
     }
 
     /// Events first, then metrics; both at once when that is asked for.
