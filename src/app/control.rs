@@ -10,7 +10,7 @@ use crate::app::build::{Inputs, Refusal};
 use crate::app::keeper::{Change, Mailbox};
 use crate::app::serve::House;
 use crate::clock::{self, Budget};
-use crate::config::report::redacted_json;
+use crate::config::redacted::redacted_json;
 use crate::config::{Config, Sources};
 use crate::detect::View;
 use crate::detect::custom::{self, CustomPatterns};

@@ -19,7 +19,7 @@ use crate::app::rules::{self, Follower, RulesStatus};
 use crate::app::{facts, herald, patterns, reload};
 use crate::clock;
 use crate::config::Sources;
-use crate::config::report::redacted_json;
+use crate::config::redacted::redacted_json;
 use crate::feeds::board::Board;
 use crate::feeds::plan::Plan;
 use crate::feeds::refresh;

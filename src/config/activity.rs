@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::config::errors::Notice;
 use crate::config::places::{Places, notice};
-use crate::config::report::redacted_json;
+use crate::config::redacted::redacted_json;
 
 /// What a field does in this build.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -6,8 +6,9 @@
 use serde_json::{Map, Number, Value as Json};
 
 use crate::config::errors::{Class, Notice, Problem};
-use crate::config::formats::{self, Opinion};
+use crate::config::formats;
 use crate::config::nearest::nearest;
+use crate::config::opinion::{self, Opinion};
 use crate::config::places::{Places, locate, notice};
 use crate::config::schema;
 use crate::config::tree::{Entry, Node, Value};
@@ -301,9 +302,9 @@ fn path(above: &str, entry: &Entry, index: usize, names: Option<&str>) -> String
     let plain = entry.key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'/' | b'*'));
     match names {
         Some("credential") => format!("{above}[{index}]"),
-        _ if above.is_empty() => formats::brief(&entry.key),
+        _ if above.is_empty() => opinion::brief(&entry.key),
         _ if plain && (1..80).contains(&entry.key.len()) => format!("{above}.{}", entry.key),
-        _ => format!("{above}.{:?}", formats::brief(&entry.key)),
+        _ => format!("{above}.{:?}", opinion::brief(&entry.key)),
     }
 }
 

@@ -8,28 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::config::nearest::nearest;
+use crate::config::opinion::Opinion::{self, Bad, Dropped, Good, Odd, Unknown};
+use crate::config::opinion::brief;
 use crate::config::patterns;
 use crate::model::addr::IpEntry;
 use crate::model::category::Category;
 use crate::model::check::Check;
 use crate::model::event::EventType;
-
-/// What a check thinks of a text.
-#[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Opinion {
-    /// Fine.
-    Good,
-    /// Fine, but the user should know.
-    Odd(String),
-    /// Left out, and the user should know.
-    Dropped(String),
-    /// No known word; the second part is the nearest one.
-    Unknown(String, Option<String>),
-    /// Means nothing.
-    Bad(String),
-}
-
-use Opinion::{Bad, Dropped, Good, Odd, Unknown};
 
 macro_rules! formats {
     (
@@ -132,16 +117,6 @@ fn word<'w>(text: &str, known: impl IntoIterator<Item = &'w str>) -> Opinion {
     }
     let hint = nearest(text, known.iter().copied()).map(str::to_owned);
     Unknown(format!("`{}` is not among {}", brief(text), known.join(", ")), hint)
-}
-
-/// A text of the user, short enough for a message and without control characters.
-pub(crate) fn brief(text: &str) -> String {
-    const SHOWN: usize = 80;
-    let mut short: String = text.chars().take(SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if SHOWN < text.chars().count() {
-        short.push('…');
-    }
-    short
 }
 
 fn address(text: &str) -> Opinion {
@@ -370,7 +345,7 @@ fn file_mode(text: &str) -> Opinion {
 }
 
 fn peer_name(text: &str) -> Opinion {
-    match text.parse::<crate::config::tls::PeerName>() {
+    match text.parse::<crate::config::peer::PeerName>() {
         Ok(_) => Good,
         Err(error) => Bad(format!("`{}` {error}", brief(text))),
     }

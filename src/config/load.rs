@@ -11,7 +11,7 @@ use crate::config::errors::{Class, Errors, Place, Problem};
 use crate::config::parse::{self, Broken};
 use crate::config::tree::{Node, merge};
 use crate::config::{Config, Loaded, Sources};
-use crate::config::{activity, report, rules, schema, variables, yaml};
+use crate::config::{activity, redacted, rules, schema, variables, yaml};
 
 /// Largest configuration file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -105,7 +105,7 @@ const KEPT: usize = 4;
 /// SHA-256 of the effective configuration with its secrets redacted, and of a few bytes of a stretched digest of the
 /// secrets themselves: it changes when one of them changes, and neither tells nor confirms one.
 fn hash(config: &Config, given: &serde_json::Value) -> String {
-    let redacted = report::redacted_json(config);
+    let redacted = redacted::redacted_json(config);
     let mut hidden = Vec::new();
     secrets(given, &redacted, &mut hidden);
     let text = redacted.to_string();

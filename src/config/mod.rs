@@ -3,6 +3,7 @@
 mod check;
 mod formats;
 mod nearest;
+mod opinion;
 mod parse;
 mod patterns;
 mod places;
@@ -17,7 +18,9 @@ pub mod data;
 pub mod errors;
 pub mod exclusions;
 pub mod load;
+pub mod peer;
 pub mod rate_limits;
+pub mod redacted;
 pub mod redis;
 pub mod reference;
 pub mod report;

@@ -1,7 +1,7 @@
 //! Checks of regular expressions, path templates and paths.
 
-use crate::config::formats::Opinion::{self, Bad, Good, Odd};
-use crate::config::formats::brief;
+use crate::config::opinion::Opinion::{self, Bad, Good, Odd};
+use crate::config::opinion::brief;
 use crate::request::path::normalise;
 
 /// Longest regular expression, in bytes.

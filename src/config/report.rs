@@ -1,9 +1,9 @@
 //! What the command line and the admin port say about a configuration.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::config::errors::{Errors, Notice};
-use crate::config::values::redact_url;
+use crate::config::redacted::redacted_json;
 use crate::config::{Config, Loaded, Sources, load};
 use crate::model::category::Category;
 
@@ -11,27 +11,6 @@ use crate::model::category::Category;
 pub const GOOD: u8 = 0;
 /// Exit code of a configuration that cannot.
 pub const FAULTY: u8 = 2;
-
-/// The effective configuration; secrets stand as `[redacted]`, and no URL shows user information.
-#[must_use]
-pub fn redacted_json(config: &Config) -> Value {
-    let mut value = serde_json::to_value(config).unwrap_or_default();
-    redact(&mut value);
-    value
-}
-
-fn redact(value: &mut Value) {
-    match value {
-        Value::String(text) if is_url_with_user(text) => *text = redact_url(text),
-        Value::Array(items) => items.iter_mut().for_each(redact),
-        Value::Object(map) => map.iter_mut().for_each(|(_, value)| redact(value)),
-        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-fn is_url_with_user(text: &str) -> bool {
-    !text.contains(char::is_whitespace) && text.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
-}
 
 /// `check-config` for people: what is wrong, what is odd, what does nothing, and what results.
 #[must_use]

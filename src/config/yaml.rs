@@ -9,7 +9,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use crate::config::DEPTH_MAX;
 use crate::config::errors::Place;
-use crate::config::formats::brief;
+use crate::config::opinion::brief;
 use crate::config::parse::Broken;
 use crate::config::tree::{Entry, Node, Value};
 

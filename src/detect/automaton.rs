@@ -9,7 +9,7 @@ use hyperscan::prelude::{BlockDatabase, Builder, Matching, Pattern, Patterns, Sc
 use hyperscan::{CpuFeatures, HsError, PatternFlags, Platform, SerializedDatabase, Tune};
 
 use crate::detect::cache::{DatabaseCache, Key, seal, unseal};
-use crate::detect::rows::{Flags, ROWS_MAX};
+use crate::detect::rows::{Expression, ROWS_MAX};
 
 /// Words of a set of expressions.
 const WORDS: usize = ROWS_MAX / 64;
@@ -95,19 +95,6 @@ impl Hits {
             }
         }
     }
-}
-
-/// One expression to compile.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Expression<'a> {
-    /// The number it is reported by, below [`ROWS_MAX`].
-    pub(crate) id: usize,
-    /// The text.
-    pub(crate) pattern: &'a str,
-    /// How it is read.
-    pub(crate) flags: Flags,
-    /// Compile something that finds at least every match: for what Hyperscan cannot express.
-    pub(crate) prefilter: bool,
 }
 
 /// Why expressions did not compile.
@@ -357,6 +344,7 @@ fn compile_error(error: hyperscan::Error) -> CompileError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detect::rows::Flags;
 
     fn plain(id: usize, pattern: &str) -> Expression<'_> {
         Expression { id, pattern, flags: Flags::default(), prefilter: false }

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::detect::automaton::Expression;
+use crate::detect::rows::Expression;
 
 /// A place that keeps compiled databases between runs. It holds bytes by name and need not be trusted with their form:
 /// whatever it gives back is checked before use. Nothing it does may fail the caller; a place that is full, absent or

@@ -15,11 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 
-use crate::detect::automaton::{Automaton, CompileError, Expression};
+use crate::detect::automaton::{Automaton, CompileError};
 use crate::detect::cache::{DatabaseCache, NoCache};
 use crate::detect::custom::expression::Read;
-use crate::detect::detector::excerpt;
-use crate::detect::rows::Flags;
+use crate::detect::rows::{Expression, Flags};
 use crate::detect::{Meter, Method, Threat, View};
 use crate::model::category::Category;
 
@@ -141,7 +140,7 @@ impl Pattern {
             category: Category::CUSTOM,
             weight: 1.0,
             view,
-            matched: excerpt(text.get(range.clone()).unwrap_or_default()).to_owned(),
+            matched: Threat::excerpt(text.get(range.clone()).unwrap_or_default()).to_owned(),
             position: text.get(..range.start).unwrap_or_default().chars().count(),
             probability: 0.0,
         }

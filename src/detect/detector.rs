@@ -333,7 +333,7 @@ impl Detector {
             category: row.category,
             weight: row.weight,
             view,
-            matched: excerpt(text.get(range.clone()).unwrap_or_default()).to_owned(),
+            matched: Threat::excerpt(text.get(range.clone()).unwrap_or_default()).to_owned(),
             position: text.get(..range.start).unwrap_or_default().chars().count(),
             probability: 0.0,
         })
@@ -458,11 +458,6 @@ fn units(text: &str) -> impl Iterator<Item = usize> + '_ {
         let start = end.checked_sub(2)?;
         (text.as_bytes().get(start..end) == Some(b"..".as_slice())).then_some(start)
     })
-}
-
-/// At most [`Threat::EXCERPT_MAX`] bytes from the start of a match.
-pub(super) fn excerpt(matched: &str) -> &str {
-    matched.get(..matched.floor_char_boundary(Threat::EXCERPT_MAX)).unwrap_or(matched)
 }
 
 fn settings(security: &SecurityConfig, detection: &DetectionConfig) -> Settings {

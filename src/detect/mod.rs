@@ -130,6 +130,12 @@ pub struct Threat {
 impl Threat {
     /// Matched text is cut to this many bytes.
     pub const EXCERPT_MAX: usize = 256;
+
+    /// At most [`Self::EXCERPT_MAX`] bytes from the start of a match.
+    #[must_use]
+    pub(crate) fn excerpt(matched: &str) -> &str {
+        matched.get(..matched.floor_char_boundary(Self::EXCERPT_MAX)).unwrap_or(matched)
+    }
 }
 
 /// Result of looking at one value: guard-core's `detect` result.

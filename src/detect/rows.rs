@@ -24,6 +24,19 @@ pub struct PatternFile<'a> {
     pub text: &'a str,
 }
 
+/// One expression to compile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expression<'a> {
+    /// The number it is reported by, below [`ROWS_MAX`].
+    pub(crate) id: usize,
+    /// The text.
+    pub(crate) pattern: &'a str,
+    /// How it is read.
+    pub(crate) flags: Flags,
+    /// Compile something that finds at least every match: for what Hyperscan cannot express.
+    pub(crate) prefilter: bool,
+}
+
 /// A row that passed every check except compilation.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {

@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use crate::config::exclusions::Profile;
-use crate::detect::automaton::{Automaton, Bits, CompileError, Expression};
+use crate::detect::automaton::{Automaton, Bits, CompileError};
 use crate::detect::cache::DatabaseCache;
 use crate::detect::confirm::{Candidate, Confirm, Second};
 use crate::detect::reach::Reach;
-use crate::detect::rows::{PatternFile, Row};
+use crate::detect::rows::{Expression, PatternFile, Row};
 use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::{Category, CategorySet};
 

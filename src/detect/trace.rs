@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::detect::confirm::Candidate;
-use crate::detect::detector::{Watch, excerpt};
+use crate::detect::detector::Watch;
 use crate::detect::rows::Row;
 use crate::detect::semantic::Analysis;
 use crate::detect::view::Views;
@@ -158,7 +158,7 @@ impl Watch for Tracer {
 
     fn hit(&mut self, row: &Row, candidate: &Candidate<'_>, confirmed: Option<&Range<usize>>) {
         let seen = confirmed.cloned().unwrap_or(0..candidate.end);
-        let text = candidate.text.get(seen).map(excerpt).unwrap_or_default();
+        let text = candidate.text.get(seen).map(Threat::excerpt).unwrap_or_default();
         self.0.hits.push(Hit {
             row: row.id.clone(),
             about: row.about.clone(),

@@ -25,7 +25,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock;
-use crate::config::tls::{PeerName, ServerTls, TlsVersion};
+use crate::config::peer::PeerName;
+use crate::config::tls::{ServerTls, TlsVersion};
 use crate::model::time::Timestamp;
 
 /// Longest time from a connection to the end of its handshake, the wait for a place included.

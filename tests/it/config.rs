@@ -143,7 +143,7 @@ fn the_defaults_load_without_remarks() {
 fn every_key_can_be_set_to_something_else() {
     let loaded = good(FULL);
     let (set, default) =
-        (config::report::redacted_json(&loaded.config), config::report::redacted_json(&Default::default()));
+        (config::redacted::redacted_json(&loaded.config), config::redacted::redacted_json(&Default::default()));
     // These exclude what the file says instead of them, or need files that only their own tests make.
     let elsewhere = [
         ("redis", "nodes"),

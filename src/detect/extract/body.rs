@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use smallvec::SmallVec;
 
-use crate::detect::extract::charset::Charset;
+use crate::detect::extract::charset::{Charset, lossy};
 use crate::detect::extract::coding::{self, End};
 use crate::detect::extract::grpc;
 use crate::detect::extract::json::{self, Soundness};
@@ -253,19 +253,6 @@ fn looks_like_form(text: &str) -> bool {
     let name = text.bytes().take(NAME_MAX + 1).position(|byte| !is_name(byte));
     name.is_some_and(|end| end != 0 && text.as_bytes().get(end) == Some(&b'='))
         && !text.trim_end().bytes().any(|byte| byte <= b' ')
-}
-
-/// Bytes as text; each byte that is not UTF-8 becomes one U+FFFD, so that it counts as noise.
-pub(super) fn lossy(bytes: &[u8]) -> Cow<'_, str> {
-    if let Ok(text) = simdutf8::basic::from_utf8(bytes) {
-        return Cow::Borrowed(text);
-    }
-    let mut text = String::with_capacity(bytes.len() + bytes.len() / 2);
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
-    }
-    Cow::Owned(text)
 }
 
 #[cfg(test)]

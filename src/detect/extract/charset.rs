@@ -4,8 +4,6 @@ use std::borrow::Cow;
 
 use encoding_rs::Encoding;
 
-use crate::detect::extract::body::lossy;
-
 /// How bytes stand for characters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Charset {
@@ -187,6 +185,19 @@ const IBM037: [u8; 256] = [
     0x5C, 0xF7, 0x53, 0x54, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5A, 0xB2, 0xD4, 0xD6, 0xD2, 0xD3, 0xD5,
     0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37, 0x38, 0x39, 0xB3, 0xDB, 0xDC, 0xD9, 0xDA, 0x9F,
 ];
+
+/// Bytes as text; each byte that is not UTF-8 becomes one U+FFFD, so that it counts as noise.
+pub(super) fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = simdutf8::basic::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(bytes.len() + bytes.len() / 2);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    Cow::Owned(text)
+}
 
 #[cfg(test)]
 mod tests {

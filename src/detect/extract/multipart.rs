@@ -4,8 +4,7 @@ use std::ops::ControlFlow;
 
 use memchr::memmem;
 
-use crate::detect::extract::body::lossy;
-use crate::detect::extract::charset::Charset;
+use crate::detect::extract::charset::{Charset, lossy};
 use crate::detect::extract::place::same_name;
 use crate::detect::extract::sink::Sink;
 use crate::detect::extract::{Flow, binary, mime};

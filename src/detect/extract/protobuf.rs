@@ -35,7 +35,7 @@ pub(super) fn text_of(bytes: &[u8], sink: &mut Sink<'_>) -> Flow {
     match simdutf8::basic::from_utf8(bytes) {
         Ok(text) if !binary::is_binary(text) => sink.field(Source::Body, Kind::Value, "", text),
         Ok(text) => binary::islands(text, "", sink),
-        Err(_) => binary::islands(&crate::detect::extract::body::lossy(bytes), "", sink),
+        Err(_) => binary::islands(&crate::detect::extract::charset::lossy(bytes), "", sink),
     }
 }
 

@@ -58,7 +58,7 @@ fn a_stale_table_is_noticed() {
 #[test]
 fn every_key_has_a_row() {
     let text = renewed(&docs());
-    for (section, fields) in config::report::redacted_json(&config::Config::default()).as_object().unwrap() {
+    for (section, fields) in config::redacted::redacted_json(&config::Config::default()).as_object().unwrap() {
         for field in fields.as_object().into_iter().flatten().map(|(field, _)| field) {
             assert!(text.contains(&format!("| `{field}` |")), "{section}.{field}");
         }

@@ -74,7 +74,7 @@ fn a_scalar_replaces_a_map_and_back() {
 
 #[test]
 fn text_takes_the_type_of_its_field() {
-    let json = |loaded: Loaded| config::report::redacted_json(&loaded.config);
+    let json = |loaded: Loaded| config::redacted::redacted_json(&loaded.config);
     for (name, value, pointer, expected) in [
         ("RATE_LIMIT", "50", "rate_limit", "50"),
         ("RATE_LIMIT", " 50 ", "rate_limit", "50"),

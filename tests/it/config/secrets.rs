@@ -22,7 +22,7 @@ fn a_valid_configuration_shows_no_secret() {
     assert_eq!(loaded.config.security.agent_api_key.as_ref().unwrap().expose(), "hunter2-env");
     clean(&format!("{loaded:?} {:?} {sources:?}", loaded.config));
     clean(&serde_json::to_string(&loaded.config).unwrap());
-    clean(&config::report::redacted_json(&loaded.config).to_string());
+    clean(&config::redacted::redacted_json(&loaded.config).to_string());
     clean(&config::report::check(&sources).0);
     clean(&config::report::check_json(&sources).0);
 }
@@ -90,11 +90,11 @@ fn urls_are_shown_without_user_and_password() {
         let security = &loaded.config.security;
         assert_eq!(security.redis_url.as_ref().unwrap().redacted(), shown);
         assert_eq!(security.redis_url.as_ref().unwrap().expose(), url);
-        assert_eq!(config::report::redacted_json(&loaded.config)["security"]["redis_url"], shown);
+        assert_eq!(config::redacted::redacted_json(&loaded.config)["security"]["redis_url"], shown);
     }
     let loaded = good("security: {otel_exporter_endpoint: 'http://u:hunter2@collector:4318'}");
     assert_eq!(
-        config::report::redacted_json(&loaded.config)["security"]["otel_exporter_endpoint"],
+        config::redacted::redacted_json(&loaded.config)["security"]["otel_exporter_endpoint"],
         "http://collector:4318"
     );
 }
