@@ -18,6 +18,7 @@ use crate::model::addr::{ClientAddr, IpEntry};
 use crate::server::admin::Report;
 use crate::server::api::{Control, PatternSet};
 use crate::state::Backend;
+use crate::telemetry::recent::Recent;
 
 /// Time that trying a pattern may take.
 const TRIAL_MAX: Duration = Duration::from_secs(10);
@@ -109,6 +110,10 @@ impl Control for Operations {
         }
         let version = self.mailbox.change(Change::Config).await.map_err(|Refusal(errors)| errors)?;
         Ok(json!({ "reloaded": true, "version": version, "hash": self.house.live.snapshot().hash }))
+    }
+
+    fn recent(&self) -> &Recent {
+        &self.house.recent
     }
 
     fn status(&self) -> Value {

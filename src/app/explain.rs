@@ -13,8 +13,8 @@ use crate::app::curl;
 use crate::app::input::{INPUT_BYTES_MAX, Input};
 use crate::app::narrow;
 use crate::clock;
+use crate::detect::Unmetered;
 use crate::detect::trace::Value;
-use crate::detect::{Unmetered, View};
 use crate::engine::trace::{Outcome, Trace};
 use crate::engine::{Asked, decide_traced};
 use crate::live::Snapshot;
@@ -289,7 +289,7 @@ fn print_values(values: &[Value], out: &mut impl Write) -> io::Result<()> {
     for value in values {
         writeln!(out, "  {:<28} {}", value.context, visible(&value.text))?;
         for (view, text) in &value.views {
-            writeln!(out, "    {:<26} {}", view_name(*view), visible(text))?;
+            writeln!(out, "    {:<26} {}", view.name(), visible(text))?;
         }
         for hit in &value.hits {
             let verdict = if hit.matched { "match" } else { "refused by its second look" };
@@ -299,7 +299,7 @@ fn print_values(values: &[Value], out: &mut impl Write) -> io::Result<()> {
                 hit.row,
                 verdict,
                 hit.category,
-                view_name(hit.view),
+                hit.view.name(),
                 hit.weight,
                 visible(&hit.text)
             )?;
@@ -322,15 +322,6 @@ fn print_values(values: &[Value], out: &mut impl Write) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn view_name(view: View) -> &'static str {
-    match view {
-        View::Raw => "raw",
-        View::Decoded => "decoded",
-        View::Processed => "processed",
-        View::Additive => "additive",
-    }
 }
 
 /// Text that a terminal shows as it is: control characters escaped, long text cut.

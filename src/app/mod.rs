@@ -77,6 +77,13 @@ enum Command {
         #[command(flatten)]
         target: cli::Target,
     },
+    /// Show recent decisions of a running service, follow them, and explain one.
+    Decisions {
+        #[command(subcommand)]
+        what: cli::decisions::Decisions,
+        #[command(flatten)]
+        target: cli::Target,
+    },
     /// Make a running service read its configuration again.
     Reload {
         /// Only tell what would change.
@@ -153,6 +160,7 @@ pub fn run() -> ExitCode {
         Command::Bans { what, target } => cli::run(&target, cli::Ask::Bans(what)),
         Command::Patterns { what, target } => cli::run(&target, cli::Ask::Patterns(what)),
         Command::Limits { what, target } => cli::run(&target, cli::Ask::Limits(what)),
+        Command::Decisions { what, target } => cli::run(&target, cli::Ask::Decisions(what)),
         Command::Reload { dry_run, target } => cli::run(&target, cli::Ask::Reload { dry_run }),
         Command::Status { target } => cli::run(&target, cli::Ask::Status),
         Command::Doctor { target } => cli::run(&target, cli::Ask::Doctor),

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::config::exclusions::Exclusion;
-use crate::detect::{Detector, Finding, Scope, Source, Unmetered};
+use crate::detect::{Detector, Finding, Scope, Unmetered};
 use crate::request::Request;
 
 /// Values of one request that are excluded at most before it is given up.
@@ -53,14 +53,13 @@ fn of(finding: &Finding, request: &Request<'_>) -> impl Iterator<Item = Exclusio
         path: given(path).filter(|path| path.starts_with('/') && !path.contains(['?', '#'])),
         ..Exclusion::default()
     };
-    match finding.source {
-        Source::Query => place.param = given(&finding.name),
-        Source::Header => place.header = given(&finding.name),
-        Source::Body => match given(&finding.json_path) {
-            Some(json_path) => place.json_path = Some(json_path),
-            None => place.body_field = given(&finding.name),
-        },
-        Source::Path | Source::Unknown => {}
+    let spot = finding.spot();
+    match spot.key {
+        Some("param") => place.param = Some(spot.name),
+        Some("header") => place.header = Some(spot.name),
+        Some("json_path") => place.json_path = Some(spot.name),
+        Some("body_field") => place.body_field = Some(spot.name),
+        _ => {}
     }
     finding.threats.iter().map(move |threat| Exclusion { row: Some(threat.row.to_string()), ..place.clone() })
 }

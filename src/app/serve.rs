@@ -39,6 +39,7 @@ use crate::telemetry::bus::Bus;
 use crate::telemetry::exporters::{ExporterError, Exporters};
 use crate::telemetry::metrics::{Metrics, Sample};
 use crate::telemetry::queue::Queue;
+use crate::telemetry::recent::Recent;
 use crate::telemetry::{Recorder, report_panics, start_logging};
 
 /// Why the service cannot run.
@@ -81,6 +82,7 @@ pub(in crate::app) struct House {
     feeds: Arc<Board>,
     repeats: Arc<Repeats>,
     rules: Arc<rules::Board>,
+    pub(in crate::app) recent: Arc<Recent>,
     gate: Arc<Gate>,
     draining: AtomicBool,
 }
@@ -96,6 +98,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
         feeds: Arc::default(),
         repeats: Arc::default(),
         rules: Arc::default(),
+        recent: Arc::default(),
         gate: Arc::clone(&gate),
         draining: AtomicBool::new(false),
     });
@@ -214,7 +217,7 @@ fn start_workers(
     (0..count)
         .map(|index| {
             let (house, routes, recorder) =
-                (Arc::clone(house), routes.clone(), Recorder::new(metrics, Arc::clone(bus)));
+                (Arc::clone(house), routes.clone(), Recorder::new(metrics, Arc::clone(bus), Arc::clone(&house.recent)));
             Worker::spawn(index, Limits::from(&config.limits), stop.clone(), move || {
                 let (desk, recorder) = (Desk::new(&house.live), Rc::new(recorder));
                 let (state, repeats) = (Arc::clone(&house.state), Arc::clone(&house.repeats));
@@ -285,6 +288,7 @@ impl Report for House {
         let detector = &snapshot.policy.detector;
         json!({
             "performance": detector.stats(),
+            "decisions": self.recent.fill(),
             // guard-core's names; the compiler and the preprocessor are always there.
             "components": {
                 "compiler": true,

@@ -153,6 +153,29 @@ pub struct TelemetryConfig {
     pub log_events: Option<LogLevel>,
     /// Every security event in signed batches to a server of yours.
     pub webhook: Option<WebhookConfig>,
+    /// Recent decisions that operators may look at.
+    pub decisions: DecisionsConfig,
+}
+
+/// `telemetry.decisions:`: recent decisions in memory, for `envoy-guard decisions` and the admin API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecisionsConfig {
+    /// Decisions kept; the oldest goes first. 0 keeps none.
+    #[schemars(range(min = 0, max = 100000))]
+    pub entries: u32,
+    /// Bytes they may take together.
+    #[schemars(range(min = 65536, max = 1073741824))]
+    pub bytes: u32,
+    /// Keep every n-th allowed request of a worker, too; 0 keeps only what was refused, failed or reported.
+    #[schemars(range(min = 0, max = 1000000000))]
+    pub allowed_every: u32,
+}
+
+impl Default for DecisionsConfig {
+    fn default() -> Self {
+        Self { entries: 1000, bytes: 8 * 1024 * 1024, allowed_every: 0 }
+    }
 }
 
 /// `telemetry.webhook:`: security events in batches, signed.
@@ -206,6 +229,13 @@ fn shown_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error>
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log_filter: "info".to_owned(), queue: 8192, metadata: true, log_events: None, webhook: None }
+        Self {
+            log_filter: "info".to_owned(),
+            queue: 8192,
+            metadata: true,
+            log_events: None,
+            webhook: None,
+            decisions: DecisionsConfig::default(),
+        }
     }
 }

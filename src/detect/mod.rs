@@ -23,6 +23,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use crate::model::category::{Category, CategorySet};
+use crate::model::decision::{HITS_MAX, Hit, Spot};
 use crate::model::stage::Stage;
 
 /// Where a value came from. Decides which rows may apply to it.
@@ -91,6 +92,19 @@ pub enum View {
     Processed,
     /// Short base64 islands.
     Additive,
+}
+
+impl View {
+    /// The name users see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Decoded => "decoded",
+            Self::Processed => "processed",
+            Self::Additive => "additive",
+        }
+    }
 }
 
 /// How a threat was found.
@@ -197,6 +211,31 @@ pub struct Finding {
     pub json_path: String,
     /// It is only logged, and would have made the request a threat.
     pub would_block: bool,
+}
+
+impl Finding {
+    /// The place that an exclusion has to name.
+    #[must_use]
+    pub fn spot(&self) -> Spot {
+        let key = match self.source {
+            Source::Query => Some("param"),
+            Source::Header => Some("header"),
+            Source::Body if self.json_path.trim().is_empty() => Some("body_field"),
+            Source::Body => Some("json_path"),
+            Source::Path | Source::Unknown => None,
+        };
+        let name = if key == Some("json_path") { &self.json_path } else { &self.name };
+        let is_named = key.is_some() && !name.trim().is_empty();
+        Spot { key: key.filter(|_| is_named), name: if is_named { name.clone() } else { String::new() } }
+    }
+
+    /// What matched, for records of decisions.
+    #[must_use]
+    pub fn hits(&self) -> Vec<Hit> {
+        let hit =
+            |threat: &Threat| Hit { row: threat.row.clone(), view: threat.view.name(), text: threat.matched.clone() };
+        self.threats.iter().take(HITS_MAX).map(hit).collect()
+    }
 }
 
 /// What a route lets detection look at.

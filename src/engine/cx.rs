@@ -216,7 +216,12 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
     pub(crate) fn observed(&self) -> Option<Box<DetectionSummary>> {
         let found = &self.detection.as_ref()?.observed;
         let first = found.first()?;
-        let mut summary = DetectionSummary { trigger: first.trigger.clone(), ..DetectionSummary::default() };
+        let mut summary = DetectionSummary {
+            trigger: first.trigger.clone(),
+            spot: first.spot(),
+            hits: first.hits(),
+            ..DetectionSummary::default()
+        };
         for finding in found {
             summary.score = summary.score.max(finding.score);
             for category in &finding.categories {
@@ -252,6 +257,8 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
             score: finding.score,
             trigger: finding.trigger.clone(),
             rows: finding.threats.iter().map(|threat| threat.row.clone()).collect(),
+            spot: finding.spot(),
+            hits: finding.hits(),
         }))
     }
 

@@ -22,8 +22,8 @@ enum Form {
 pub(crate) fn write<'p>(request: &Request<'_>, status: u16, body: Cow<'p, str>) -> (&'static str, Cow<'p, str>) {
     match preferred(request.headers.all("accept").filter_map(|value| std::str::from_utf8(value).ok())) {
         Form::Plain => (TEXT, body),
-        Form::Html => (HTML, Cow::Owned(html(status, &body))),
-        Form::Problem => (PROBLEM, Cow::Owned(problem(status, &body))),
+        Form::Html => (HTML, Cow::Owned(html(status, &body, request.shared_id()))),
+        Form::Problem => (PROBLEM, Cow::Owned(problem(status, &body, request.shared_id()))),
     }
 }
 
@@ -49,12 +49,13 @@ fn preferred<'a>(values: impl Iterator<Item = &'a str>) -> Form {
     best.0
 }
 
-fn html(status: u16, body: &str) -> String {
+fn html(status: u16, body: &str, id: Option<&str>) -> String {
     let title = title(status);
     let text = escaped(body);
+    let id = id.map(|id| format!("<p>Request <code>{}</code></p>", escaped(id))).unwrap_or_default();
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{status} {title}</title></head>\
-         <body><h1>{title}</h1><p>{text}</p></body></html>\n"
+         <body><h1>{title}</h1><p>{text}</p>{id}</body></html>\n"
     )
 }
 
@@ -74,8 +75,13 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-fn problem(status: u16, body: &str) -> String {
-    serde_json::json!({"type": "about:blank", "title": title(status), "status": status, "detail": body}).to_string()
+fn problem(status: u16, body: &str, id: Option<&str>) -> String {
+    let mut problem =
+        serde_json::json!({"type": "about:blank", "title": title(status), "status": status, "detail": body});
+    if let (Some(id), Some(fields)) = (id, problem.as_object_mut()) {
+        fields.insert("request_id".to_owned(), id.into());
+    }
+    problem.to_string()
 }
 
 /// The phrase of a status that refusals have.
@@ -126,9 +132,12 @@ mod tests {
     }
 
     fn refusal(settings: Value, accept: &str) -> (Option<&'static str>, String) {
-        let headers = [("accept", accept)];
+        refusal_of(settings, &[("accept", accept)])
+    }
+
+    fn refusal_of(settings: Value, headers: &[(&str, &str)]) -> (Option<&'static str>, String) {
         let policy = policy(settings);
-        let decision = once(&policy, Ask::with(&headers));
+        let decision = once(&policy, Ask::with(headers));
         match &decision.verdict {
             Verdict::Deny(denial) => (denial.content_type, denial.body.to_string()),
             other => panic!("{other:?}"),
@@ -149,6 +158,11 @@ mod tests {
         let expected =
             json!({"type": "about:blank", "title": "Forbidden", "status": 403, "detail": "<no> & \"never\""});
         assert_eq!((media, serde_json::from_str::<Value>(&body).unwrap()), (Some(PROBLEM), expected));
+        let with_id = |accept, id| refusal_of(settings("negotiated"), &[("accept", accept), ("x-request-id", id)]).1;
+        let body: Value = serde_json::from_str(&with_id("application/json", "0a-1b")).unwrap();
+        assert_eq!(body["request_id"], "0a-1b", "the id to ask an operator about");
+        assert!(with_id("text/html", "<0a>").contains("Request <code>&lt;0a&gt;</code>"));
+        assert!(!with_id("text/html", "two words").contains("two words"), "no id that could not be one");
         assert_eq!(refusal(settings("negotiated"), "*/*"), (Some(TEXT), "<no> & \"never\"".to_owned()));
     }
 }

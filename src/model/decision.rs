@@ -149,6 +149,35 @@ pub struct DetectionSummary {
     pub trigger: String,
     /// Identifiers of the rows that matched.
     pub rows: Vec<Cow<'static, str>>,
+    /// Where, as exclusions name places. Not redacted: the edge knows the names of secrets.
+    #[serde(skip)]
+    pub spot: Spot,
+    /// What matched, at most [`HITS_MAX`]. Not redacted either.
+    #[serde(skip)]
+    pub hits: Vec<Hit>,
+}
+
+/// Matches that a summary quotes at most.
+pub const HITS_MAX: usize = 8;
+
+/// The place of a value, as an entry of `detection.exclusions` names it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Spot {
+    /// `param`, `header`, `body_field` or `json_path`; `None` for a value that has no name, such as the path.
+    pub key: Option<&'static str>,
+    /// The name, or the way to a JSON leaf; empty when there is none.
+    pub name: String,
+}
+
+/// One match in a value.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hit {
+    /// The row.
+    pub row: Cow<'static, str>,
+    /// What had happened to the value: `raw`, `decoded`, `processed` or `additive`.
+    pub view: &'static str,
+    /// The matched text of that view.
+    pub text: String,
 }
 
 /// One thing that happened while deciding; becomes an event, a log line and a count at the edge.

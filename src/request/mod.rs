@@ -34,7 +34,20 @@ pub struct Request<'r> {
     pub tls: Tls<'r>,
 }
 
+/// Bytes of a request id that are believed at most.
+const ID_BYTES_MAX: usize = 128;
+
 impl Request<'_> {
+    /// `x-request-id`, by which client, Envoy and application know the request; `None` when there is none that could
+    /// be shown.
+    #[must_use]
+    pub fn shared_id(&self) -> Option<&str> {
+        let text = std::str::from_utf8(self.headers.get("x-request-id")?).ok()?;
+        let is_plain =
+            text.len() <= ID_BYTES_MAX && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_plain.then_some(text)
+    }
+
     /// The same request with another body, which may live shorter.
     #[must_use]
     pub fn with_body<'b>(&'b self, body: Body<'b>) -> Request<'b> {

@@ -18,10 +18,12 @@ use crate::clock;
 use crate::model::addr::{Client, ClientAddr, IpEntry};
 use crate::model::time::Window;
 use crate::server::access::{self, Operator};
+use crate::server::decisions;
 use crate::server::gate::Gate;
 use crate::server::openapi;
 use crate::server::problem::Problem;
 use crate::state::{Backend, Ban, Patterns, Question, State as _, StateError};
+use crate::telemetry::recent::Recent;
 
 /// Bytes of a call's body at most.
 pub(in crate::server) const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -45,6 +47,8 @@ pub trait Control: Send + Sync + 'static {
     fn try_pattern(&self, pattern: &str, text: Option<&str>) -> Result<bool, String>;
     /// Reads everything again, or tells what would change.
     fn reload(&self, dry_run: bool) -> impl Future<Output = Result<Value, Vec<String>>> + Send;
+    /// Recent decisions.
+    fn recent(&self) -> &Recent;
     /// How each part of the service is doing.
     fn status(&self) -> Value;
     /// The effective configuration without its secrets.
@@ -64,7 +68,7 @@ pub enum PatternSet {
     All,
 }
 
-type Answer = Result<Json<Value>, Problem>;
+pub(in crate::server) type Answer = Result<Json<Value>, Problem>;
 
 /// The calls, for operators only.
 pub fn routes<C: Control>(control: Arc<C>, gate: Arc<Gate>) -> Router {
@@ -76,6 +80,8 @@ pub fn routes<C: Control>(control: Arc<C>, gate: Arc<Gate>) -> Router {
         .route("/api/v1/bans", get(bans::<C>).post(import::<C>).delete(reset_bans::<C>))
         .route("/api/v1/bans/{target}", get(ban::<C>).put(add_ban::<C>).delete(remove_ban::<C>))
         .route("/api/v1/addresses/{address}", get(why::<C>))
+        .route("/api/v1/decisions", get(decisions::list::<C>))
+        .route("/api/v1/decisions/{id}", get(decisions::one::<C>))
         .route("/api/v1/limits", axum::routing::delete(reset_limits::<C>))
         .route("/api/v1/patterns", get(patterns::<C>).post(add_pattern::<C>).delete(remove_pattern::<C>))
         .route("/api/v1/patterns/test", post(test_pattern::<C>))
@@ -98,7 +104,7 @@ impl From<StateError> for Problem {
     }
 }
 
-fn bad(detail: impl Into<String>) -> Problem {
+pub(in crate::server) fn bad(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
@@ -110,10 +116,10 @@ fn read<T: DeserializeOwned>(body: Result<Bytes, axum::extract::rejection::Bytes
 }
 
 type Body = Result<Bytes, axum::extract::rejection::BytesRejection>;
-type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
-type Named = Result<Path<String>, axum::extract::rejection::PathRejection>;
+pub(in crate::server) type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+pub(in crate::server) type Named = Result<Path<String>, axum::extract::rejection::PathRejection>;
 
-fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
+pub(in crate::server) fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
     query.map(|Query(asked)| asked).map_err(|error| bad(error.body_text()))
 }
 
@@ -135,12 +141,11 @@ struct PageAsked {
     reason: Option<String>,
 }
 
-impl PageAsked {
-    fn size(&self) -> Result<usize, Problem> {
-        match self.limit.unwrap_or(PAGE_DEFAULT) {
-            size @ 1..=PAGE_MAX => Ok(size),
-            _ => Err(bad(format!("limit goes from 1 to {PAGE_MAX}"))),
-        }
+/// Entries of a page that asks for so many.
+pub(in crate::server) fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
+    match limit.unwrap_or(PAGE_DEFAULT) {
+        size @ 1..=PAGE_MAX => Ok(size),
+        _ => Err(bad(format!("limit goes from 1 to {PAGE_MAX}"))),
     }
 }
 
@@ -156,7 +161,7 @@ fn shown(ban: &Ban) -> Value {
 
 async fn bans<C: Control>(State(control): State<Arc<C>>, query: Asked<PageAsked>) -> Answer {
     let asked = asked(query)?;
-    let page = control.store().bans(asked.cursor.as_deref(), asked.size()?, clock::now()).await?;
+    let page = control.store().bans(asked.cursor.as_deref(), page_size(asked.limit)?, clock::now()).await?;
     let wanted = |ban: &&Ban| {
         let reason = ban.reason.as_deref().unwrap_or_default();
         asked.reason.as_deref().is_none_or(|wanted| reason.contains(wanted))
@@ -321,7 +326,7 @@ struct PatternsAsked {
 
 async fn patterns<C: Control>(State(control): State<Arc<C>>, query: Asked<PatternsAsked>) -> Answer {
     let asked = asked(query)?;
-    let size = PageAsked { cursor: None, limit: asked.limit, reason: None }.size()?;
+    let size = page_size(asked.limit)?;
     let all = control.patterns(asked.set);
     let start = asked.cursor.unwrap_or(0).min(all.len());
     let end = start.saturating_add(size).min(all.len());

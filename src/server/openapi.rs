@@ -9,7 +9,7 @@ use crate::state::{PATTERN_BYTES_MAX, REASON_BYTES_MAX};
 #[must_use]
 pub fn document() -> Value {
     let mut paths = Map::new();
-    for (path, item) in bans().into_iter().chain(others()) {
+    for (path, item) in bans().into_iter().chain(decisions()).chain(others()) {
         paths.insert(path.to_owned(), item);
     }
     json!({
@@ -57,6 +57,29 @@ fn schemas() -> Value {
             "properties": {
                 "seconds": { "type": "integer", "minimum": 1, "maximum": u32::MAX, "default": BAN_SECONDS },
                 "reason": { "type": "string", "description": format!("of which {REASON_BYTES_MAX} bytes are kept") },
+            },
+        },
+        "Decision": {
+            "type": "object",
+            "required": ["id", "at", "verdict", "check", "client", "route", "request_id", "x_request_id"],
+            "properties": {
+                "id": { "type": "string" },
+                "at": { "type": "number", "description": "seconds since the epoch" },
+                "verdict": { "enum": ["allow", "deny", "fail", "report"] },
+                "check": { "type": ["string", "null"] },
+                "client": { "type": "string" },
+                "route": { "type": ["string", "null"] },
+                "request_id": { "type": "string", "description": "as in metadata and log" },
+                "x_request_id": { "type": ["string", "null"] },
+                "status": { "type": ["integer", "null"] },
+                "reason": { "type": ["string", "null"] },
+                "method": { "type": "string" },
+                "host": { "type": "string" },
+                "target": { "type": "string", "description": "path and query, secrets masked" },
+                "facts": { "type": "array" },
+                "detection": { "type": "object" },
+                "log_only": { "type": "object" },
+                "change": { "type": "object", "description": "what would have let the request pass" },
             },
         },
         "Pattern": {
@@ -181,6 +204,40 @@ fn bans() -> Vec<(&'static str, Value)> {
             }),
         ),
         ("/api/v1/addresses/{address}", json!({ "parameters": segment("address", "an address"), "get": why })),
+    ]
+}
+
+fn decisions() -> Vec<(&'static str, Value)> {
+    let text = || json!({ "type": "string" });
+    let number = || json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX });
+    let maybe = || json!({ "type": ["string", "null"] });
+    let list = with(
+        operation(
+            "listDecisions",
+            "recent decisions without their explanations, the newest first; after a number, the oldest first",
+            object(json!({
+                "decisions": { "type": "array", "items": reference("Decision") },
+                "next": maybe(),
+                "oldest": maybe(),
+                "newest": text(),
+            })),
+        ),
+        "parameters",
+        json!([
+            query("after", number(), "only newer ones than this, the oldest first"),
+            query("before", number(), "only older ones than this"),
+            size(),
+            query("verdict", json!({ "enum": ["allow", "deny", "fail", "report"] }), "only these"),
+            query("check", text(), "only those by this check"),
+            query("client", text(), "only those about this address or network"),
+            query("route", text(), "only those on this route"),
+        ]),
+    );
+    let id = segment("id", "the decision's number, Envoy's id of the request, or its x-request-id");
+    let one = operation("getDecision", "one decision, why, and what would change it", reference("Decision"));
+    vec![
+        ("/api/v1/decisions", json!({ "get": list })),
+        ("/api/v1/decisions/{id}", json!({ "parameters": id, "get": one })),
     ]
 }
 

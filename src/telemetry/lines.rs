@@ -11,6 +11,7 @@ use crate::model::check::Check;
 use crate::model::decision::{Decision, Origin, Verdict};
 use crate::request::Request;
 use crate::telemetry::metrics::Outcome;
+use crate::telemetry::recent::Keeping;
 use crate::telemetry::redact::Redaction;
 
 /// What is logged of decisions, compiled from the configuration.
@@ -20,6 +21,7 @@ pub struct Lines {
     request: Option<LogLevel>,
     muted: Vec<Check>,
     redaction: Redaction,
+    keeping: Keeping,
 }
 
 /// One decision, as a line shows it.
@@ -49,7 +51,14 @@ impl Lines {
             request: security.log_request_level,
             muted: security.muted_check_logs.iter().filter_map(|name| Check::named(name)).collect(),
             redaction: Redaction::new(security),
+            keeping: Keeping::new(config),
         }
+    }
+
+    /// What is recorded of decisions.
+    #[must_use]
+    pub const fn keeping(&self) -> &Keeping {
+        &self.keeping
     }
 
     /// The level of a decision's line; `None` when it has none.
@@ -95,6 +104,7 @@ impl Lines {
                     path = &*target,
                     route = decision.route,
                     request_id = subject.request.id,
+                    x_request_id = subject.request.shared_id(),
                     categories,
                     score = decision.detection.as_ref().map(|found| found.score),
                     log_only = decision.observed.as_ref().map(|found| found.rows.join(",")),

@@ -8,9 +8,11 @@ pub mod exporters;
 pub mod lines;
 pub mod metrics;
 pub mod queue;
+pub mod recent;
 pub mod redact;
 pub mod sinks;
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -34,19 +36,23 @@ use crate::telemetry::events::system::{self, Anomaly};
 use crate::telemetry::lines::{Lines, Subject};
 use crate::telemetry::metrics::{Metrics, Outcome, Shard, StreamEnd};
 use crate::telemetry::queue::{LogFile, Queue};
+use crate::telemetry::recent::Recent;
 
 /// One worker thread's way to report. Belongs to one thread.
 #[derive(Debug)]
 pub struct Recorder {
     shard: Arc<Shard>,
     bus: Arc<Bus>,
+    recent: Arc<Recent>,
+    /// Allowed requests since the latest one that was recorded.
+    turn: Cell<u32>,
 }
 
 impl Recorder {
-    /// A recorder whose counts appear in `metrics`, and that tells `bus` what happened.
+    /// A recorder whose counts appear in `metrics`, that tells `bus` what happened and leaves records in `recent`.
     #[must_use]
-    pub fn new(metrics: &Metrics, bus: Arc<Bus>) -> Self {
-        Self { shard: metrics.shard(), bus }
+    pub fn new(metrics: &Metrics, bus: Arc<Bus>, recent: Arc<Recent>) -> Self {
+        Self { shard: metrics.shard(), bus, recent, turn: Cell::new(0) }
     }
 
     /// Reports a decision that took this long.
@@ -87,9 +93,16 @@ impl Recorder {
             self.shard.observed(*category);
         }
         let alert = decision.facts.iter().any(Fact::is_alert).then_some(LogLevel::Critical);
-        if let Some(level) = alert.or_else(|| lines.level(outcome, origin)) {
+        let subject = || {
             let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            lines.write(level, &Subject { request, decision, client, outcome, origin, us });
+            Subject { request, decision, client, outcome, origin, us }
+        };
+        if let Some(level) = alert.or_else(|| lines.level(outcome, origin)) {
+            lines.write(level, &subject());
+        }
+        if lines.keeping().wants(outcome, origin, &self.turn) {
+            let happening = Happening { request, decision, client, took, now: clock::now() };
+            self.recent.keep(lines.keeping().record(&subject(), &happening), lines.keeping());
         }
         if !self.bus.is_silent() || !decision.blocks.is_empty() || outcome == Outcome::Fail {
             self.bus.decided(&Happening { request, decision, client, took, now: clock::now() });

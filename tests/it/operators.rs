@@ -150,6 +150,90 @@ fn who_has_no_token_changes_nothing() {
     assert!(!page.contains(token), "the token is not shown");
 }
 
+/// Follows decisions: what the command has printed so far.
+struct Tail {
+    child: std::process::Child,
+    read: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Tail {
+    fn start(admin: u16, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_envoy-guard"));
+        command.args(["decisions", "tail", "--admin", &format!("http://127.0.0.1:{admin}")]).args(arguments);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let (read, mut output) = (std::sync::Arc::<std::sync::Mutex<String>>::default(), child.stdout.take().unwrap());
+        let into = std::sync::Arc::clone(&read);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = std::io::Read::read(&mut output, &mut bytes) {
+                into.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        Self { child, read }
+    }
+
+    fn text(&self) -> String {
+        self.read.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn decisions_are_followed_explained_and_changed() {
+    let rest = "telemetry: { decisions: { entries: 5 } }";
+    let mut stack = Stack::start("rate_limit: 1000\nblocked_user_agents: [badbot]", rest);
+    let attack = "/items?id=1%27%20UNION%20SELECT%20password%20FROM%20users--&password=geheim";
+    assert_eq!(stack.send(&Call::get("/fine").from("192.0.2.1")).status, 200);
+    assert_eq!(command(stack.admin, &["decisions", "list"]).1, "no decisions\n", "what is allowed is not kept");
+    let tail = Tail::start(stack.admin, &["-n", "0", "--verdict", "deny"]);
+    let refused = stack.send(&Call::get(attack).from("192.0.2.1"));
+    assert_eq!(refused.status, 400);
+    eventually("the tail shows it", || tail.text().contains("suspicious_activity 192.0.2.1 GET"));
+
+    // By the id that Envoy's access log has.
+    let entry = stack.access_log(1);
+    let id = entry["guard"]["request_id"].as_str().unwrap_or_else(|| panic!("{entry}"));
+    let shown = json(stack.admin, &["decisions", "show", id]);
+    assert_eq!((&shown["verdict"], &shown["status"]), (&Value::from("deny"), &Value::from(400)), "{shown}");
+    let hit = &shown["detection"]["hits"][0];
+    assert!(hit["text"].as_str().unwrap().to_lowercase().contains("union"), "the words: {shown}");
+    assert!(!hit["view"].as_str().unwrap().is_empty() && !hit["row"].as_str().unwrap().is_empty(), "{shown}");
+    assert!(!shown.to_string().contains("geheim"), "secrets are masked: {shown}");
+    let by_envoy = shown["x_request_id"].as_str().unwrap_or_else(|| panic!("{shown}"));
+    assert_eq!(json(stack.admin, &["decisions", "show", by_envoy])["id"], shown["id"]);
+    let (code, text, _) = command(stack.admin, &["decisions", "show", id]);
+    assert!(code == 0 && text.contains("row ") && text.contains("detection.exclusions: ["), "{text}");
+    assert_eq!(command(stack.admin, &["decisions", "show", "none"]).0, 1);
+
+    // What it says to change makes the request pass.
+    let file = stack.folder().join("guard.yaml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let exclusions = &shown["change"]["exclusions"];
+    std::fs::write(&file, format!("{before}\ndetection: {{ exclusions: {exclusions} }}\n")).unwrap();
+    assert_eq!(json(stack.admin, &["reload"])["reloaded"], true);
+    assert_eq!(stack.send(&Call::get(attack).from("192.0.2.1")).status, 200, "{exclusions}");
+
+    for number in 0..7 {
+        let call = Call::get("/").from(&format!("198.51.100.{number}")).header("user-agent", "badbot");
+        assert_eq!(stack.send(&call).status, 403);
+    }
+    let list = |more: &[&str]| {
+        let all = [&["decisions", "list"], more].concat();
+        json(stack.admin, &all)["decisions"].as_array().unwrap().len()
+    };
+    assert_eq!(list(&[]), 5, "no more than are to be kept");
+    assert_eq!(list(&["--client", "198.51.100.4/31"]), 2);
+    assert_eq!((list(&["--check", "user_agent"]), list(&["--check", "rate_limit"])), (5, 0));
+    assert_eq!(command(stack.admin, &["decisions", "show", id]).0, 1, "the oldest one is gone");
+    eventually("the tail shows all of them", || tail.text().contains("198.51.100.6"));
+}
+
 /// Good and bad files, and patterns, one after another under load: nothing fails, each good one counts.
 #[test]
 fn a_hundred_reloads_under_load_fail_no_request() {

@@ -1,5 +1,6 @@
 //! Commands for operators: they ask a running service through its admin API.
 
+pub(in crate::app) mod decisions;
 mod doctor;
 mod http;
 mod show;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::app::cli::decisions::Decisions;
 use crate::app::cli::http::{Admin, Call, CallError, escaped};
 
 /// Exit code when the service refuses, or finds something wrong.
@@ -150,6 +152,7 @@ pub(in crate::app) enum Ask {
     Bans(Bans),
     Patterns(Patterns),
     Limits(Limits),
+    Decisions(Decisions),
     Reload { dry_run: bool },
     Status,
     Doctor,
@@ -157,7 +160,7 @@ pub(in crate::app) enum Ask {
 
 /// Runs a command against the service.
 pub(in crate::app) fn run(target: &Target, ask: Ask) -> ExitCode {
-    let done = Admin::new(&target.admin, target.token.as_deref()).and_then(|admin| answer(&admin, ask));
+    let done = Admin::new(&target.admin, target.token.as_deref()).and_then(|admin| answer(&admin, ask, target.json));
     match done {
         Ok((value, good)) => {
             let text = if target.json { format!("{value:#}\n") } else { show::text(&value) };
@@ -178,11 +181,12 @@ pub(in crate::app) fn run(target: &Target, ask: Ask) -> ExitCode {
 
 type Answer = Result<(Value, bool), CallError>;
 
-fn answer(admin: &Admin, ask: Ask) -> Answer {
+fn answer(admin: &Admin, ask: Ask, as_json: bool) -> Answer {
     match ask {
         Ask::Bans(bans) => self::bans(admin, bans),
         Ask::Patterns(patterns) => self::patterns(admin, patterns),
         Ask::Limits(Limits::Reset) => plain(admin, &Call::new("DELETE", "/api/v1/limits")),
+        Ask::Decisions(what) => decisions::answer(admin, &what, as_json),
         Ask::Reload { dry_run } => plain(admin, &Call::new("POST", &format!("/api/v1/reload?dry_run={dry_run}"))),
         Ask::Status => plain(admin, &Call::new("GET", "/api/v1/status")),
         Ask::Doctor => doctor::examine(admin),
@@ -202,7 +206,7 @@ fn bans(admin: &Admin, bans: Bans) -> Answer {
     match bans {
         Bans::List { reason } => {
             let more = reason.map(|reason| format!("&reason={}", escaped(&reason))).unwrap_or_default();
-            pages(admin, "/api/v1/bans", "bans", &more).map(|bans| (json!({ "bans": bans }), true))
+            pages(admin, ("/api/v1/bans", "bans", "cursor"), &more).map(|bans| (json!({ "bans": bans }), true))
         }
         Bans::Add { target, seconds, reason } => {
             let reason = reason.map(|reason| json!({ "reason": reason })).unwrap_or_else(|| json!({}));
@@ -219,7 +223,7 @@ fn bans(admin: &Admin, bans: Bans) -> Answer {
         }
         Bans::Import { file, seconds } => import(admin, &file, seconds),
         Bans::Export => {
-            let bans = pages(admin, "/api/v1/bans", "bans", "")?;
+            let bans = pages(admin, ("/api/v1/bans", "bans", "cursor"), "")?;
             // An export is for programs, whatever the flags say.
             let text = format!("{:#}\n", json!({ "bans": bans }));
             let written = std::io::stdout().write_all(text.as_bytes()).is_ok();
@@ -234,8 +238,8 @@ fn bans(admin: &Admin, bans: Bans) -> Answer {
     }
 }
 
-/// All pages of a list.
-fn pages(admin: &Admin, path: &str, key: &str, more: &str) -> Result<Vec<Value>, CallError> {
+/// All pages of a list: its path, its key in the answer, and the parameter that names where a page ended.
+fn pages(admin: &Admin, (path, key, at): (&str, &str, &str), more: &str) -> Result<Vec<Value>, CallError> {
     let mut found = Vec::new();
     let mut cursor = String::new();
     loop {
@@ -246,7 +250,7 @@ fn pages(admin: &Admin, path: &str, key: &str, more: &str) -> Result<Vec<Value>,
             Some(Value::Number(next)) => next.to_string(),
             _ => return Ok(found),
         };
-        let next = format!("&cursor={next}");
+        let next = format!("&{at}={next}");
         if next == cursor {
             return Ok(found);
         }
@@ -282,7 +286,7 @@ fn import(admin: &Admin, file: &std::path::Path, seconds: u32) -> Answer {
 fn patterns(admin: &Admin, patterns: Patterns) -> Answer {
     match patterns {
         Patterns::List { set } => {
-            let found = pages(admin, "/api/v1/patterns", "patterns", &format!("&set={}", set.name()))?;
+            let found = pages(admin, ("/api/v1/patterns", "patterns", "cursor"), &format!("&set={}", set.name()))?;
             Ok((json!({ "patterns": found }), true))
         }
         Patterns::Add { pattern } => {

@@ -42,7 +42,7 @@ fn line(value: &Value) -> String {
 }
 
 /// A value on one line: what clients sent may be in it.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) if text.contains(char::is_control) => text.escape_debug().to_string(),
         Value::String(text) => text.clone(),
