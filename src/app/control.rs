@@ -124,9 +124,40 @@ impl Control for Operations {
         status
     }
 
+    async fn diagnosis(&self) -> Value {
+        let redis = match self.house.state.redis() {
+            None => Value::Null,
+            Some(redis) => match redis.examine(clock::now).await {
+                Ok(servers) => json!({ "servers": servers }),
+                Err(error) => json!({ "error": error.to_string() }),
+            },
+        };
+        json!({ "now": clock::now().0, "version": env!("CARGO_PKG_VERSION"), "redis": redis, "processor": processor() })
+    }
+
     fn effective(&self) -> Value {
         self.house.config()
     }
+}
+
+/// What Hyperscan wants of the processor.
+fn processor() -> Value {
+    let threads = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    #[cfg(target_arch = "x86_64")]
+    let has = (
+        std::is_x86_feature_detected!("ssse3"),
+        std::is_x86_feature_detected!("avx2"),
+        std::is_x86_feature_detected!("avx512vbmi"),
+    );
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = (false, false, false);
+    json!({
+        "architecture": std::env::consts::ARCH,
+        "threads": threads,
+        "ssse3": has.0,
+        "avx2": has.1,
+        "avx512vbmi": has.2,
+    })
 }
 
 /// What becomes another configuration, key by key, without secrets.

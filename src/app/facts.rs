@@ -25,7 +25,7 @@ pub fn client(config: &OutboundConfig) -> Result<Client, String> {
         None => Vec::new(),
     };
     let connect_timeout = std::time::Duration::from_millis(config.connect_timeout_ms.into());
-    Client::new(&Options { connect_timeout, authorities }).map_err(|error| error.to_string())
+    Client::new(&Options { connect_timeout, authorities, ..Options::default() }).map_err(|error| error.to_string())
 }
 
 /// Follows the feeds of whatever configuration is in force. Never returns; run one beside the service.

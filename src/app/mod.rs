@@ -100,6 +100,8 @@ enum Command {
     /// Look for what is wrong with a running service. Exit code 1 when something is.
     Doctor {
         #[command(flatten)]
+        port: cli::doctor::Port,
+        #[command(flatten)]
         target: cli::Target,
     },
     /// Print completions for a shell.
@@ -163,7 +165,7 @@ pub fn run() -> ExitCode {
         Command::Decisions { what, target } => cli::run(&target, cli::Ask::Decisions(what)),
         Command::Reload { dry_run, target } => cli::run(&target, cli::Ask::Reload { dry_run }),
         Command::Status { target } => cli::run(&target, cli::Ask::Status),
-        Command::Doctor { target } => cli::run(&target, cli::Ask::Doctor),
+        Command::Doctor { port, target } => cli::run(&target, cli::Ask::Doctor(port)),
         Command::Completions { shell } => completions(shell),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Version => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),

@@ -4,6 +4,7 @@
 pub mod authz;
 pub mod desk;
 pub mod frame;
+pub mod probe;
 pub mod proc;
 pub mod read;
 pub mod repeat;

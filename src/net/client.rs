@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Url};
+use reqwest::{Certificate, Identity, Method, Url};
 
 use crate::net::inflate::{self, InflateError};
 
@@ -33,11 +34,47 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// PEM certificates of authorities that are trusted beside the system's; may be empty.
     pub authorities: Vec<u8>,
+    /// PEM certificate and key that are shown to servers that ask for one; may be empty.
+    pub identity: Vec<u8>,
+    /// Whom to ask, whatever the URL says.
+    pub through: Through,
+    /// What is spoken.
+    pub protocol: Protocol,
+}
+
+/// Which way connections go.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Through {
+    /// To the server of the URL, or to a proxy that the environment names.
+    #[default]
+    Proxy,
+    /// To the server of the URL itself.
+    Direct,
+    /// To this address; the URL's name counts for TLS and HTTP alone.
+    Address(std::net::SocketAddr),
+    /// To this Unix socket.
+    Unix(std::path::PathBuf),
+}
+
+/// Versions of HTTP.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Protocol {
+    /// What both sides agree on.
+    #[default]
+    Any,
+    /// HTTP/2 without asking, as gRPC wants it.
+    Http2,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(5), authorities: Vec::new() }
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            authorities: Vec::new(),
+            identity: Vec::new(),
+            through: Through::default(),
+            protocol: Protocol::default(),
+        }
     }
 }
 
@@ -56,6 +93,8 @@ pub struct Request<'r> {
     pub headers: &'r [(&'r str, &'r str)],
     /// What is sent; `None` makes it a GET, anything else a POST.
     pub body: Option<&'r [u8]>,
+    /// Another method than the body makes it.
+    pub method: Option<&'static str>,
     /// Tags of the answer that is known already: the server may say that it still holds.
     pub known: Option<&'r Validators>,
     /// How long everything may take: connecting, redirects, the last byte, inflating.
@@ -86,6 +125,7 @@ impl<'r> Request<'r> {
             url,
             headers: &[],
             body: None,
+            method: None,
             known: None,
             timeout: Duration::from_secs(60),
             body_bytes_max: 16 << 20,
@@ -167,6 +207,9 @@ pub enum ClientError {
     /// The authorities are no PEM certificates.
     #[error("the certificates cannot be read: {0}")]
     Authorities(String),
+    /// The own certificate and key are none, or do not fit together.
+    #[error("the own certificate and key cannot be used: {0}")]
+    Identity(String),
     /// Anything else.
     #[error("no HTTP client: {0}")]
     Other(String),
@@ -220,8 +263,12 @@ impl Client {
         if authorities.is_empty() && !options.authorities.is_empty() {
             return Err(ClientError::Authorities("there is none in it".to_owned()));
         }
+        let identity = match &*options.identity {
+            [] => None,
+            pem => Some(Identity::from_pem(pem).map_err(|error| ClientError::Identity(detail(&error)))?),
+        };
         let builder = || {
-            reqwest::Client::builder()
+            let builder = reqwest::Client::builder()
                 .user_agent(concat!("envoy-guard/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(options.connect_timeout)
                 .pool_idle_timeout(IDLE)
@@ -229,7 +276,21 @@ impl Client {
                 .http2_max_header_list_size(HEADER_BYTES_MAX)
                 .redirect(Policy::none())
                 .retry(reqwest::retry::never())
-                .referer(false)
+                .referer(false);
+            let builder = match identity.clone() {
+                Some(identity) => builder.identity(identity),
+                None => builder,
+            };
+            let builder = match options.protocol {
+                Protocol::Any => builder,
+                Protocol::Http2 => builder.http2_prior_knowledge(),
+            };
+            match &options.through {
+                Through::Proxy => builder,
+                Through::Direct => builder.no_proxy(),
+                Through::Address(address) => builder.no_proxy().dns_resolver(Fixed(*address)),
+                Through::Unix(path) => builder.no_proxy().unix_socket(path.as_path()),
+            }
         };
         // Small images have no authorities at all; plain HTTP works all the same.
         let http = builder()
@@ -279,11 +340,29 @@ impl Client {
                 }
             }
         }
+        let method = match (request.method, request.body) {
+            (Some(method), _) => {
+                Method::from_bytes(method.as_bytes()).map_err(|_| FetchError::Url("no such method"))?
+            }
+            (None, Some(_)) => Method::POST,
+            (None, None) => Method::GET,
+        };
+        let asked = self.http.request(method, url);
         let asked = match request.body {
-            Some(body) => self.http.post(url).body(body.to_vec()),
-            None => self.http.get(url),
+            Some(body) => asked.body(body.to_vec()),
+            None => asked,
         };
         asked.headers(headers).send().await.map_err(|error| broken(&error))
+    }
+}
+
+/// Every name has this address.
+struct Fixed(std::net::SocketAddr);
+
+impl Resolve for Fixed {
+    fn resolve(&self, _: Name) -> Resolving {
+        let addresses: Addrs = Box::new(std::iter::once(self.0));
+        Box::pin(std::future::ready(Ok(addresses)))
     }
 }
 

@@ -51,6 +51,8 @@ pub trait Control: Send + Sync + 'static {
     fn recent(&self) -> &Recent;
     /// How each part of the service is doing.
     fn status(&self) -> Value;
+    /// What is known about the machine, the clock and Redis. Asks Redis, which may take a while.
+    fn diagnosis(&self) -> impl Future<Output = Value> + Send;
     /// The effective configuration without its secrets.
     fn effective(&self) -> Value;
 }
@@ -76,6 +78,7 @@ pub fn routes<C: Control>(control: Arc<C>, gate: Arc<Gate>) -> Router {
         .route("/api/v1/openapi.json", get(async || Json(openapi::document())))
         .route("/api/v1/status", get(async |State(control): State<Arc<C>>| Json(control.status())))
         .route("/api/v1/config", get(async |State(control): State<Arc<C>>| Json(control.effective())))
+        .route("/api/v1/diagnosis", get(async |State(control): State<Arc<C>>| Json(control.diagnosis().await)))
         .route("/api/v1/reload", post(reload::<C>))
         .route("/api/v1/bans", get(bans::<C>).post(import::<C>).delete(reset_bans::<C>))
         .route("/api/v1/bans/{target}", get(ban::<C>).put(add_ban::<C>).delete(remove_ban::<C>))

@@ -303,6 +303,10 @@ fn others() -> Vec<(&'static str, Value)> {
         ("/api/v1/limits", json!({ "delete": reset })),
         ("/api/v1/reload", json!({ "post": reload })),
         ("/api/v1/status", json!({ "get": operation("status", "how each part is doing", any()) })),
+        (
+            "/api/v1/diagnosis",
+            json!({ "get": operation("diagnosis", "machine, clock and Redis, as the service sees them", any()) }),
+        ),
         ("/api/v1/config", json!({ "get": operation("config", "the configuration without secrets", any()) })),
         ("/api/v1/openapi.json", json!({ "get": operation("openapi", "this document", any()) })),
     ]

@@ -1,18 +1,21 @@
-//! One call to the admin port: HTTP/1.1 over TCP or a Unix socket, one connection each, bounded in time and bytes.
+//! Calls to the admin port: over TCP, TLS or a Unix socket, each bounded in time and bytes.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
-/// Longest wait for a connection, and for the next byte of an answer. A reload may compile for a while.
+use crate::net::client::{Client, FetchError, Options, Overflow, Request, Response, Through};
+
+/// Longest wait for a connection, and for a whole answer. A reload may compile for a while.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const READ_TIMEOUT: Duration = Duration::from_secs(120);
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of an answer at most.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of a file with certificates or a key at most.
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,15 +31,53 @@ pub(super) enum CallError {
     Refused(u16, String),
 }
 
-enum Place {
-    Tcp(String),
-    Unix(PathBuf),
+/// Who we are to a server with TLS, and whom we trust.
+#[derive(Clone, Debug, Default, Args)]
+pub(in crate::app) struct Secrets {
+    /// PEM file of the authorities that vouch for the service, beside the system's.
+    #[arg(long, value_name = "FILE", global = true)]
+    ca_file: Option<PathBuf>,
+    /// PEM file of our certificate, where the service asks for one.
+    #[arg(long, value_name = "FILE", global = true, requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// PEM file of our key.
+    #[arg(long, value_name = "FILE", global = true, requires = "cert_file")]
+    key_file: Option<PathBuf>,
+}
+
+impl Secrets {
+    /// True when there is a certificate to show.
+    pub(super) const fn has_identity(&self) -> bool {
+        self.cert_file.is_some()
+    }
+
+    /// Puts the files' contents into the options of a client.
+    pub(super) fn fill(&self, mut options: Options) -> Result<Options, CallError> {
+        if let Some(path) = &self.ca_file {
+            options.authorities = read(path)?;
+        }
+        for path in self.cert_file.iter().chain(&self.key_file) {
+            options.identity.extend(read(path)?);
+            options.identity.push(b'\n');
+        }
+        Ok(options)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CallError> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, PEM_BYTES_MAX), &mut bytes))
+        .map_err(|error| CallError::Usage(format!("{}: {error}", path.display())))?;
+    Ok(bytes)
 }
 
 /// The admin port of one service.
 pub(super) struct Admin {
-    place: Place,
-    token: Option<String>,
+    base: String,
+    authorization: Option<String>,
+    client: Client,
+    runtime: Runtime,
 }
 
 /// One call.
@@ -59,104 +100,78 @@ impl Call {
 }
 
 impl Admin {
-    /// The port at `http://HOST:PORT` or `unix:PATH`.
-    pub(super) fn new(url: &str, token: Option<&str>) -> Result<Self, CallError> {
-        let place = if let Some(path) = url.strip_prefix("unix:") {
-            Place::Unix(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
-        } else if let Some(rest) = url.strip_prefix("http://") {
-            let authority = rest.split('/').next().unwrap_or_default();
-            let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-            Place::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:8081") })
-        } else {
-            return Err(CallError::Usage(format!("--admin takes http://HOST:PORT or unix:PATH, not `{url}`")));
-        };
+    /// The port at `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
+    pub(super) fn new(url: &str, token: Option<&str>, secrets: &Secrets) -> Result<Self, CallError> {
+        let (base, through) = place(url)?;
         if token.is_some_and(|token| token.chars().any(char::is_control)) {
             return Err(CallError::Usage("the token holds control characters".to_owned()));
         }
-        Ok(Self { place, token: token.map(str::to_owned) })
+        let options = Options { connect_timeout: CONNECT_TIMEOUT, through, ..Options::default() };
+        let client = Client::new(&secrets.fill(options)?).map_err(|error| CallError::Usage(error.to_string()))?;
+        Ok(Self { base, authorization: token.map(|token| format!("Bearer {token}")), client, runtime: runtime()? })
     }
 
     /// Makes a call; an answer that is no success becomes an error with the service's words.
     pub(super) fn send(&self, call: &Call) -> Result<Value, CallError> {
-        let (status, body) = self.exchange(call).map_err(|error| CallError::Unreachable(error.to_string()))?;
-        let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        if (200..300).contains(&status) {
+        let answer = self.exchange(call)?;
+        let value: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        if (200..300).contains(&answer.status) {
             return Ok(value);
         }
         let detail = value.get("detail").and_then(Value::as_str).unwrap_or("the answer says no more");
-        Err(CallError::Refused(status, detail.to_owned()))
+        Err(CallError::Refused(answer.status, detail.to_owned()))
     }
 
     /// The text of a page, such as the metrics.
     pub(super) fn page(&self, path: &str) -> Result<String, CallError> {
-        let (_, body) =
-            self.exchange(&Call::new("GET", path)).map_err(|error| CallError::Unreachable(error.to_string()))?;
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        Ok(String::from_utf8_lossy(&self.exchange(&Call::new("GET", path))?.body).into_owned())
     }
 
-    fn exchange(&self, call: &Call) -> io::Result<(u16, Vec<u8>)> {
-        match &self.place {
-            Place::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(READ_TIMEOUT))?;
-                self.converse(stream, "localhost", call)
-            }
-            Place::Tcp(authority) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for address in authority.to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                        Ok(stream) => {
-                            stream.set_read_timeout(Some(READ_TIMEOUT))?;
-                            return self.converse(stream, authority, call);
-                        }
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-        }
-    }
-
-    fn converse<S: Read + Write>(&self, mut stream: S, host: &str, call: &Call) -> io::Result<(u16, Vec<u8>)> {
-        let body = call.body.as_ref().map(Value::to_string).unwrap_or_default();
-        let mut head = format!("{} {} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n", call.method, call.path);
-        if let Some(token) = &self.token {
-            head.push_str(&format!("authorization: Bearer {token}\r\n"));
-        }
-        if call.method != "GET" {
-            head.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()));
-        }
-        stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
-        read_answer(&mut BufReader::new(stream.take(ANSWER_BYTES_MAX)))
+    fn exchange(&self, call: &Call) -> Result<Response, CallError> {
+        let body = call.body.as_ref().map(Value::to_string);
+        let url = format!("{}{}", self.base, call.path);
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(self.authorization.as_deref().map(|value| ("authorization", value)));
+        let request = Request {
+            headers: &headers,
+            body: body.as_deref().map(str::as_bytes),
+            method: Some(call.method),
+            timeout: CALL_TIMEOUT,
+            body_bytes_max: ANSWER_BYTES_MAX,
+            overflow: Overflow::Refuse,
+            redirects_max: 0,
+            ..Request::get(&url)
+        };
+        self.runtime.block_on(self.client.send(&request)).map_err(|error| match error {
+            FetchError::Url(_) | FetchError::Header(_) => CallError::Usage(format!("--admin: {error}")),
+            other => CallError::Unreachable(other.to_string()),
+        })
     }
 }
 
-/// Status and body. Our service names the length of all its answers; without one the connection's end is the body's.
-fn read_answer(stream: &mut impl BufRead) -> io::Result<(u16, Vec<u8>)> {
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "this is no HTTP answer; is it the admin port?");
-    let mut line = String::new();
-    stream.read_line(&mut line)?;
-    let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));
-    let status = status.and_then(|code| code.trim().parse().ok()).ok_or_else(bad)?;
-    let mut length: Option<u64> = None;
-    loop {
-        line.clear();
-        if stream.read_line(&mut line)? == 0 {
-            return Err(bad());
-        }
-        let text = line.trim_end();
-        if text.is_empty() {
-            break;
-        }
-        if let Some((name, value)) = text.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().ok();
-        }
+/// A runtime for calls one after another.
+pub(super) fn runtime() -> Result<Runtime, CallError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CallError::Unreachable(error.to_string()))
+}
+
+/// What URLs begin with, and which way connections go.
+fn place(url: &str) -> Result<(String, Through), CallError> {
+    if let Some(path) = url.strip_prefix("unix:") {
+        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+        return Ok(("http://localhost".to_owned(), Through::Unix(path)));
     }
-    let mut body = Vec::new();
-    stream.take(length.unwrap_or(ANSWER_BYTES_MAX)).read_to_end(&mut body)?;
-    Ok((status, body))
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+        _ => {
+            let message = format!("--admin takes http://HOST:PORT, https://HOST:PORT or unix:PATH, not `{url}`");
+            return Err(CallError::Usage(message));
+        }
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let port = if has_port { "" } else { ":8081" };
+    Ok((format!("{scheme}://{authority}{port}"), Through::Direct))
 }
 
 /// A text as one segment of a path, or one value of a query.
@@ -169,4 +184,25 @@ pub(super) fn escaped(text: &str) -> String {
         }
     }
     coded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_an_address_or_a_socket() {
+        for (url, expected) in [
+            ("http://127.0.0.1:8081", Some(("http://127.0.0.1:8081", Through::Direct))),
+            ("http://guard", Some(("http://guard:8081", Through::Direct))),
+            ("https://[::1]:9/ignored", Some(("https://[::1]:9", Through::Direct))),
+            ("unix:/run/a.sock", Some(("http://localhost", Through::Unix("/run/a.sock".into())))),
+            ("unix:///run/a.sock", Some(("http://localhost", Through::Unix("/run/a.sock".into())))),
+            ("ftp://guard", None),
+            ("guard:8081", None),
+        ] {
+            let found = place(url).ok();
+            assert_eq!(found, expected.map(|(base, through)| (base.to_owned(), through)), "{url}");
+        }
+    }
 }

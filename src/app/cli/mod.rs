@@ -1,7 +1,7 @@
 //! Commands for operators: they ask a running service through its admin API.
 
 pub(in crate::app) mod decisions;
-mod doctor;
+pub(in crate::app) mod doctor;
 mod http;
 mod show;
 
@@ -13,7 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::app::cli::decisions::Decisions;
-use crate::app::cli::http::{Admin, Call, CallError, escaped};
+use crate::app::cli::http::{Admin, Call, CallError, Secrets, escaped};
 
 /// Exit code when the service refuses, or finds something wrong.
 const REFUSED: u8 = 1;
@@ -29,7 +29,7 @@ const IMPORT_CHUNK: usize = 1000;
 /// Which service, and how to answer.
 #[derive(Debug, Args)]
 pub(in crate::app) struct Target {
-    /// Admin port of the service: `http://HOST:PORT`, or `unix:PATH`.
+    /// Admin port of the service: `http://HOST:PORT`, `https://HOST:PORT`, or `unix:PATH`.
     #[arg(
         long,
         env = "ENVOY_GUARD_ADMIN_URL",
@@ -41,6 +41,8 @@ pub(in crate::app) struct Target {
     /// Token of operators. Better in the variable: command lines can be seen by others.
     #[arg(long, env = "ENVOY_GUARD_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
     token: Option<String>,
+    #[command(flatten)]
+    secrets: Secrets,
     /// JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
@@ -155,12 +157,13 @@ pub(in crate::app) enum Ask {
     Decisions(Decisions),
     Reload { dry_run: bool },
     Status,
-    Doctor,
+    Doctor(doctor::Port),
 }
 
 /// Runs a command against the service.
 pub(in crate::app) fn run(target: &Target, ask: Ask) -> ExitCode {
-    let done = Admin::new(&target.admin, target.token.as_deref()).and_then(|admin| answer(&admin, ask, target.json));
+    let done = Admin::new(&target.admin, target.token.as_deref(), &target.secrets);
+    let done = done.and_then(|admin| answer(&admin, ask, target));
     match done {
         Ok((value, good)) => {
             let text = if target.json { format!("{value:#}\n") } else { show::text(&value) };
@@ -181,15 +184,15 @@ pub(in crate::app) fn run(target: &Target, ask: Ask) -> ExitCode {
 
 type Answer = Result<(Value, bool), CallError>;
 
-fn answer(admin: &Admin, ask: Ask, as_json: bool) -> Answer {
+fn answer(admin: &Admin, ask: Ask, target: &Target) -> Answer {
     match ask {
         Ask::Bans(bans) => self::bans(admin, bans),
         Ask::Patterns(patterns) => self::patterns(admin, patterns),
         Ask::Limits(Limits::Reset) => plain(admin, &Call::new("DELETE", "/api/v1/limits")),
-        Ask::Decisions(what) => decisions::answer(admin, &what, as_json),
+        Ask::Decisions(what) => decisions::answer(admin, &what, target.json),
         Ask::Reload { dry_run } => plain(admin, &Call::new("POST", &format!("/api/v1/reload?dry_run={dry_run}"))),
         Ask::Status => plain(admin, &Call::new("GET", "/api/v1/status")),
-        Ask::Doctor => doctor::examine(admin),
+        Ask::Doctor(port) => doctor::examine(admin, &port, &target.secrets),
     }
 }
 

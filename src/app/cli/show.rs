@@ -33,6 +33,11 @@ fn line(value: &Value) -> String {
         let note = if restart { "  (with the next start)" } else { "" };
         return format!("{}: {} -> {}{note}", plain(key), plain(old), plain(new));
     }
+    if let (Some(check), Some(ok), Some(detail)) = (map.get("check"), map.get("ok"), map.get("detail")) {
+        let mark = if ok.as_bool() == Some(true) { "ok" } else { "BAD" };
+        let todo = map.get("todo").and_then(Value::as_str).map(|todo| format!("\n     -> {todo}")).unwrap_or_default();
+        return format!("{mark:<4} {}: {}{todo}", plain(check), plain(detail));
+    }
     let parts = map.iter().filter(|(_, value)| !value.is_null());
     let parts = parts.enumerate().map(|(index, (key, value))| match index {
         0 => plain(value),

@@ -125,7 +125,7 @@ impl Redis {
     }
 
     /// The masters of a Cluster by address; a single server is `None`.
-    async fn masters(&self) -> Result<Vec<Option<(String, u16)>>, StateError> {
+    pub(super) async fn masters(&self) -> Result<Vec<Option<(String, u16)>>, StateError> {
         if !self.links.is_cluster() {
             return Ok(vec![None]);
         }
@@ -141,7 +141,11 @@ impl Redis {
         Ok(masters.into_iter().map(Some).collect())
     }
 
-    async fn on_node<T: FromRedisValue>(&self, node: Option<&(String, u16)>, command: Cmd) -> Result<T, StateError> {
+    pub(super) async fn on_node<T: FromRedisValue>(
+        &self,
+        node: Option<&(String, u16)>,
+        command: Cmd,
+    ) -> Result<T, StateError> {
         let sent = async {
             let (mut wire, open) = self.links.wire().await?;
             wire.send_to(node, command).await.map_err(|error| {
