@@ -304,7 +304,7 @@ pub(crate) async fn conclude<'p, S: State>(
     }
     let Some(cause) = cx.foreseen.ip.cause.take() else { return Ok(None) };
     let violation = refuse(cx, &cause);
-    suspicious_activity::escalate(cx, state, meter, Violation { check: CHECK, category: violation }).await;
+    suspicious_activity::escalate(cx, state, meter, violation).await;
     Ok(Some(Objection::new(403, "Forbidden")))
 }
 
@@ -320,8 +320,8 @@ fn banned<'p>(cx: &mut Cx<'_, 'p, '_>) -> Objection<'p> {
     Objection::new(403, "IP address banned")
 }
 
-/// Reports a refusal and names its kind for what may follow from it.
-fn refuse(cx: &mut Cx<'_, '_, '_>, cause: &Cause) -> &'static str {
+/// Reports a refusal and describes it for what may follow from it.
+fn refuse(cx: &mut Cx<'_, '_, '_>, cause: &Cause) -> Violation {
     let client = cx.client;
     let route_kind = match cause {
         Cause::RouteList => Some(("access_control", "ip_restriction")),
@@ -333,8 +333,9 @@ fn refuse(cx: &mut Cx<'_, '_, '_>, cause: &Cause) -> &'static str {
     if let Some((decorator, kind)) = route_kind {
         let reason = format!("IP {client} blocked");
         cx.report(CHECK, EventType::DecoratorViolation, reason, violation(decorator, kind));
-        cx.suspect(CHECK, format!("IP not allowed by route config: {client}"), String::new());
-        return "ip_restriction";
+        let trigger = format!("IP not allowed by route config: {client}");
+        cx.suspect(CHECK, trigger.clone(), String::new());
+        return Violation { check: CHECK, category: "ip_restriction", trigger };
     }
     let mut metadata: Metadata = vec![("ip_address", text(client.to_string())), ("filter_type", text("global"))];
     let reason = match cause {
@@ -364,7 +365,7 @@ fn refuse(cx: &mut Cx<'_, '_, '_>, cause: &Cause) -> &'static str {
     };
     cx.report(CHECK, EventType::IpBlocked, reason.clone(), metadata);
     cx.suspect(CHECK, format!("IP not allowed: {client} - {reason}"), String::new());
-    "ip_blocked"
+    Violation { check: CHECK, category: "ip_blocked", trigger: reason }
 }
 
 #[cfg(test)]

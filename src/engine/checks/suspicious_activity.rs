@@ -32,11 +32,13 @@ pub(crate) struct Inspection {
 }
 
 /// A refusal that may hide an attack.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Violation {
     pub(crate) check: Check,
     /// `ip_restriction`, `ip_blocked` or `user_agent`.
     pub(crate) category: &'static str,
+    /// Why the request is refused. The escalation is reported with it; what was found has an event of its own.
+    pub(crate) trigger: String,
 }
 
 impl Settings {
@@ -201,13 +203,13 @@ pub(crate) async fn escalate<S: State>(cx: &mut Cx<'_, '_, '_>, state: &S, meter
         return;
     }
     let Some(finding) = cx.detect(meter) else { return };
-    let (categories, trigger) = (finding.categories.clone(), finding.trigger.clone());
-    let client = cx.client;
+    let (categories, found) = (finding.categories.clone(), finding.trigger.clone());
+    let (client, trigger) = (cx.client, violation.trigger);
     let offence = Offence { check: violation.check, base: BASE, categories: &categories };
     match policy.sanctions.punish(cx, state, offence).await {
         Ok(outcome) => {
             if let Some(sentence) = outcome.banned {
-                cx.suspect(violation.check, sentence.text(client, &trigger), String::new());
+                cx.suspect(violation.check, sentence.text(client, &found), String::new());
             }
             cx.record(Fact {
                 event: EventType::PenetrationAttempt,

@@ -88,8 +88,9 @@ pub(crate) async fn evaluate<'p, S: State>(
         metadata.push(("blocked_user_agent", text(agent.as_str())));
         cx.report(CHECK, EventType::DecoratorViolation, format!("User agent '{agent}' blocked"), metadata);
     }
-    cx.suspect(CHECK, format!("Blocked user agent: {agent}"), String::new());
-    suspicious_activity::escalate(cx, state, meter, Violation { check: CHECK, category: "user_agent" }).await;
+    let trigger = format!("Blocked user agent: {agent}");
+    cx.suspect(CHECK, trigger.clone(), String::new());
+    suspicious_activity::escalate(cx, state, meter, Violation { check: CHECK, category: "user_agent", trigger }).await;
     Ok(Some(Objection::new(403, "User-Agent not allowed")))
 }
 

@@ -164,7 +164,9 @@ impl EventRules {
     fn event(&self, fact: &Fact, happening: &Happening<'_, '_, '_>) -> Event {
         let request = happening.request;
         let is_bus = fact.handler == "middleware";
-        // The limiter and the address resolver tell the request, too, but nothing that needs looking up.
+        // The limiter and the address resolver tell the request, too, but nothing that needs looking up; the limiter leaves
+        // out who asks as well.
+        let tells_agent = is_bus || fact.handler == "ip_extraction";
         let tells_request = is_bus || matches!(fact.handler, "rate_limit" | "ip_extraction");
         let mut metadata: Metadata = fact
             .metadata
@@ -191,7 +193,7 @@ impl EventRules {
             kind: fact.event,
             address: happening.client.to_string(),
             country: happening.decision.country.filter(|_| is_bus),
-            user_agent: agent.filter(|_| tells_request).map(|agent| self.redaction.text(&agent).into_owned()),
+            user_agent: agent.filter(|_| tells_agent).map(|agent| self.redaction.text(&agent).into_owned()),
             action: fact.action.clone(),
             reason: self.redaction.text(&fact.reason).into_owned(),
             endpoint: tells_request.then(|| self.redaction.path(&decode_once(request.target.path)).into_owned()),
