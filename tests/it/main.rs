@@ -8,6 +8,7 @@
 )]
 
 mod allocations;
+mod applications;
 mod architecture;
 mod certificates;
 mod chaos;

@@ -207,38 +207,6 @@ async fn bans_of_guard_core_and_of_the_service_hold_on_both_sides() {
     assert_eq!(server.cli(&["keys", "i:rate_limit:rate:198.18.1.*"]), "", "nor are clients on the whitelist");
 }
 
-/// Scenario 15 through the service: the ranges that guard-core stored give the same verdicts here as there, regions left
-/// out, empty and missing ranges included.
-#[tokio::test]
-async fn ranges_in_redis_give_the_same_verdicts_on_both_sides() {
-    const CLIENTS: [&str; 5] = ["198.18.0.1", "198.18.1.1", "198.18.2.1", "198.18.3.1", "2001:db8::1"];
-    const SELECTORS: [&str; 3] = ["AWS:!us-east-1", "Azure", "GCP"];
-    let server = Server::start(&[]);
-    let (shared, mut python) = (standalone(&server, PREFIX), Python::start(&server));
-    let folder = tempfile::tempdir().unwrap();
-    for (provider, ranges) in [
-        ("AWS", json!(["198.18.0.0/24|us-east-1", "198.18.1.0/24|eu-west-1"])),
-        ("Azure", json!(["198.18.2.0/24", "2001:db8::/32"])),
-        ("GCP", json!([])),
-    ] {
-        python.ask(json!({"op": "cloud_set", "provider": provider, "ranges": ranges, "ttl": 600}));
-        let stored = shared.cloud_ranges(provider).await.unwrap().unwrap();
-        if !stored.is_empty() {
-            let lines: String = stored.iter().map(|range| format!("{range}\n")).collect();
-            std::fs::write(folder.path().join(format!("{provider}.txt")), lines).unwrap();
-        }
-    }
-    let security = format!("rate_limit: 1000\nblock_cloud_providers: {}", json!(SELECTORS));
-    let data = format!("data: {{ cloud_ranges: {} }}", folder.path().display());
-    let replica = Replica::start(&server, &security, &data).await;
-    let theirs = python.ask(json!({"op": "cloud_denies", "selectors": SELECTORS, "ips": CLIENTS}));
-    let mut ours = Vec::new();
-    for client in CLIENTS {
-        ours.push(replica.check(client, "/").await == 403);
-    }
-    assert_eq!((theirs, ours.as_slice()), (json!(ours), &[false, true, true, false, true][..]));
-}
-
 /// Scenarios 7, 8, 9 and 11 through the service: one history, whoever writes it.
 #[tokio::test]
 async fn limits_of_guard_core_and_of_the_service_count_together() {

@@ -12,14 +12,14 @@ use crate::stack::{Call, Process, Stack, free_port, policy};
 const SECRET: &str = "geheim7";
 
 /// The other side of every sink.
-struct Receivers {
+pub(crate) struct Receivers {
     process: Process,
-    http: u16,
+    pub(crate) http: u16,
     _folder: tempfile::TempDir,
 }
 
 impl Receivers {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".cache/venv/bin/python");
         assert!(python.exists(), "no Python at {}: run `make deps` first", python.display());
@@ -38,7 +38,7 @@ impl Receivers {
     }
 
     /// Everything that came so far.
-    fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         self.process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 

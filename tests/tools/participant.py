@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 from guard_core.handlers.behavior_handler import BehaviorRule, BehaviorTracker
 from guard_core.handlers import dynamic_rule_handler, ipinfo_handler
-from guard_core.handlers.cloud_handler import cloud_handler
 from guard_core.handlers.cloud_ip_stores import RedisCloudIpStore
 from guard_core.handlers.ipban_handler import ip_ban_manager
 from guard_core.handlers.ratelimit_handler import RateLimitManager
@@ -127,12 +126,6 @@ async def answer(parts, command):
         case "geo_country":
             found = await geo(redis, command["folder"], None)
             return found.get_country(command["ip"]) if found.is_initialized else None
-        case "cloud_denies":
-            selectors = set(command["selectors"])
-            cloud_handler.set_store(cloud)
-            # What the store holds is not downloaded.
-            await cloud_handler.refresh_async({selector.split(":")[0] for selector in selectors})
-            return [cloud_handler.is_cloud_ip(ip, selectors) for ip in command["ips"]]
         case "pattern_add":
             return await sus_patterns_handler.add_pattern(command["pattern"], custom=True)
         case "patterns":

@@ -135,3 +135,7 @@ for wanted in grpcio==1.85.1 websockets==17.4; do
         pip install "$wanted"
     fi
 done
+if ! "$cache/venv/bin/python" -c "import importlib.metadata as m, httpx; assert m.version('fastapi-guard') == '8.1.2'" 2>/dev/null; then
+    say "installing fastapi-guard into .cache/venv: an application that embeds guard-core"
+    pip install fastapi-guard==8.1.2 "guard-core==$core" httpx==0.28.1
+fi
