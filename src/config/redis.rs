@@ -105,9 +105,10 @@ pub struct RedisTls {
     /// PEM file of our key; needs `cert_file`.
     #[schemars(with = "Option<formats::NonBlank>")]
     pub key_file: Option<PathBuf>,
-    /// Name that the server's certificate must hold, when it is not the host of the URL. For one server only: sentinels
-    /// and Clusters announce the names that are checked; let them announce host names (`sentinel announce-hostnames`,
-    /// `cluster-announce-hostname`).
+    /// Name that the certificates of all servers (sentinels, their master, nodes of a Cluster) must hold, when it is not the
+    /// host or address that they are reached by. A Cluster announces addresses unless it is told to announce names
+    /// (`cluster-announce-hostname`, `cluster-preferred-endpoint-type hostname`); sentinels do the same
+    /// (`sentinel resolve-hostnames`, `sentinel announce-hostnames`).
     #[schemars(with = "Option<formats::Host>")]
     pub server_name: Option<String>,
     /// DANGER: takes any certificate of anybody, so that whoever is on the way can read and change everything. Warned of

@@ -53,7 +53,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hyperscan", &["detect/automaton.rs"]),
     ("deadpool_redis", &["state/redis"]),
     ("deadpool", &["state/redis/link.rs"]),
-    ("rustls", &["state/redis/link.rs", "net/client.rs", "server/tls.rs"]),
+    ("rustls", &["state/redis/dial.rs", "net/client.rs", "server/tls.rs"]),
     ("reqwest", &["net/client.rs"]),
     ("tokio_rustls", &["server/tls.rs"]),
     ("x509_parser", &["server/tls.rs"]),

@@ -192,21 +192,31 @@ async fn the_name_in_the_certificate_may_be_another_than_the_host() {
     is_refusal(&ban(&backend(&wrong).unwrap(), "203.0.113.2").await);
     let lines = strict(&url, &format!("  tls: {{{ca}, server_name: redis.test}}\n"));
     works(&lines).await;
-    // Pushes arrive as well, also after the connection broke.
-    let state = Arc::new(backend(&lines).unwrap());
-    let upkeep = Arc::clone(&state);
-    let upkeep = tokio::spawn(async move { upkeep.maintain(|| NOW).await });
-    let other = backend(&lines).unwrap();
-    for who in ["203.0.113.8", "203.0.113.9"] {
-        let Backend::Redis(redis) = &*state else { panic!("strict") };
-        eventually_async("it listens", async || redis.is_listening()).await;
-        ban(&other, who).await.unwrap();
-        let client: std::net::IpAddr = who.parse().unwrap();
-        eventually_async("the ban is pushed", async || redis.known_ban(Client::Address(client.into()), NOW).is_some())
-            .await;
+    pushes(&lines, || {
         server.cli(&["client", "kill", "type", "pubsub"]);
         server.cli(&["client", "kill", "type", "normal", "skipme", "yes"]);
-        eventually_async("that is noticed", async || redis.counts().listens > 1).await;
+    })
+    .await;
+}
+
+/// Pushes arrive, also after `cut` broke the connections.
+async fn pushes(lines: &str, cut: impl Fn()) {
+    let state = Arc::new(backend(lines).unwrap());
+    let upkeep = Arc::clone(&state);
+    let upkeep = tokio::spawn(async move { upkeep.maintain(|| NOW).await });
+    let other = backend(lines).unwrap();
+    for who in ["203.0.113.108", "203.0.113.109"] {
+        let Backend::Redis(redis) = &*state else { panic!("strict") };
+        eventually_async("it listens", async || redis.is_listening()).await;
+        eventually_async("the ban is written", async || ban(&other, who).await.is_ok()).await;
+        let client: std::net::IpAddr = who.parse().unwrap();
+        let arrives = async || {
+            // It may have been sent while nobody listened.
+            ban(&other, who).await.ok();
+            redis.known_ban(Client::Address(client.into()), NOW).is_some()
+        };
+        eventually_async("the ban is pushed", arrives).await;
+        cut();
     }
     upkeep.abort();
 }
@@ -259,81 +269,152 @@ async fn a_restricted_user_keeps_the_whole_contract() {
     .await;
 }
 
-#[tokio::test]
-async fn sentinels_and_master_behind_tls_with_passwords() {
-    let certificates = Certificates::make();
-    let speaks = |port: u16| {
-        let mut all = vec!["--port".to_owned(), "0".to_owned(), "--tls-port".to_owned(), port.to_string()];
-        all.extend(certificates.server("server", "no"));
-        all
-    };
-    let port = free_port();
-    let mut arguments = speaks(port);
-    arguments.extend(["--requirepass", "s3cret", "--masterauth", "s3cret"].map(str::to_owned));
-    let master = Server::start_tls(port, &arguments, &ca(&certificates));
-    eventually("the master answers", || master.cli(&["-a", "s3cret", "ping"]) == "PONG");
+/// Arguments of a server that speaks only TLS on `port`, with the certificate `name`.
+fn only_tls(certificates: &Certificates, name: &str, port: u16) -> Vec<String> {
+    let mut all = vec!["--port".to_owned(), "0".to_owned(), "--tls-port".to_owned(), port.to_string()];
+    all.extend(certificates.server(name, "no"));
+    all
+}
+
+/// One sentinel that knows the master at `port`; both speak only TLS, with the certificate `name`.
+fn tls_sentinel(certificates: &Certificates, name: &str, port: u16) -> Server {
     let lines = format!(
         "tls-replication yes\nsentinel monitor fleet 127.0.0.1 {port} 1\nsentinel auth-pass fleet s3cret\n\
          requirepass w4tch\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no\n",
-        certificates.path("server.crt"),
-        certificates.path("server.key"),
+        certificates.path(&format!("{name}.crt")),
+        certificates.path(&format!("{name}.key")),
         certificates.path("ca.crt"),
     );
-    let sentinel = start_sentinel_with(&lines, Some(&ca(&certificates)));
+    let sentinel = start_sentinel_with(&lines, Some(&ca(certificates)));
     eventually("the sentinel knows the master", || {
         sentinel.cli(&["-a", "w4tch", "sentinel", "get-master-addr-by-name", "fleet"]).contains(&port.to_string())
     });
-    let url = "rediss://:s3cret@ignored.test:1";
-    let section = format!(
-        "  topology: sentinel\n  sentinels: ['rediss://127.0.0.1:{}']\n  master: fleet\n  sentinel_password: {{}}\n  \
-         tls: {{ca_file: '{}'}}\n",
-        sentinel.port,
-        certificates.path("ca.crt"),
-    );
-    works(&strict(url, &section.replace("{}", "w4tch"))).await;
-    let wrong = backend(&strict(url, &section.replace("{}", "wrong"))).unwrap();
-    is_refusal(&ban(&wrong, "203.0.113.2").await);
+    sentinel
+}
+
+#[tokio::test]
+async fn sentinels_and_master_behind_tls_with_passwords() {
+    let certificates = Certificates::make();
+    for (name, tls) in [("server", ""), ("named", ", server_name: redis.test")] {
+        let port = free_port();
+        let mut arguments = only_tls(&certificates, name, port);
+        arguments.extend(["--requirepass", "s3cret", "--masterauth", "s3cret"].map(str::to_owned));
+        let master = Server::start_tls(port, &arguments, &ca(&certificates));
+        eventually("the master answers", || master.cli(&["-a", "s3cret", "ping"]) == "PONG");
+        let sentinel = tls_sentinel(&certificates, name, port);
+        let url = "rediss://:s3cret@ignored.test:1";
+        // The first sentinel is gone.
+        let section = |password: &str, tls: &str| {
+            format!(
+                "  topology: sentinel\n  sentinels: ['rediss://127.0.0.1:{}', 'rediss://127.0.0.1:{}']\n  master: fleet\n  \
+                 sentinel_password: {password}\n  tls: {{ca_file: '{}'{tls}}}\n",
+                free_port(),
+                sentinel.port,
+                certificates.path("ca.crt"),
+            )
+        };
+        works(&strict(url, &section("w4tch", tls))).await;
+        pushes(&strict(url, &section("w4tch", tls)), || {
+            master.cli(&["-a", "s3cret", "client", "kill", "type", "pubsub"]);
+            master.cli(&["-a", "s3cret", "client", "kill", "type", "normal", "skipme", "yes"]);
+        })
+        .await;
+        let wrong = if name == "named" {
+            [("w4tch", ""), ("w4tch", ", server_name: other.test")]
+        } else {
+            [("wrong", tls), ("w4tch", ", server_name: other.test")]
+        };
+        for (password, tls) in wrong {
+            let wrong = backend(&strict(url, &section(password, tls))).unwrap();
+            is_refusal(&ban(&wrong, "203.0.113.2").await);
+        }
+        // A user who may not ask for the role of the server.
+        let mut acl = vec!["-a", "s3cret", "acl", "setuser", "guard", "on", ">gu4rd", "~p:*", "&p:*", "-@all"];
+        acl.extend(["+@read", "+@write", "+@scripting", "+@pubsub", "+@connection", "-@dangerous", "+ping"]);
+        assert_eq!(master.cli(&acl), "OK");
+        works(&strict("rediss://guard:gu4rd@ignored.test:1", &section("w4tch", tls))).await;
+    }
 }
 
 #[tokio::test]
 async fn a_cluster_behind_tls() {
     let certificates = Certificates::make();
-    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
-    let nodes: Vec<Server> = ports
-        .iter()
-        .map(|port| {
-            let mut all = vec!["--port".to_owned(), "0".to_owned(), "--tls-port".to_owned(), port.to_string()];
-            all.extend(certificates.server("server", "no"));
-            let more = ["--tls-cluster", "yes", "--tls-replication", "yes", "--cluster-enabled", "yes"];
-            all.extend(more.map(str::to_owned));
-            all.extend(["--cluster-port".to_owned(), free_port().to_string()]);
-            Server::start_tls(*port, &all, &ca(&certificates))
-        })
-        .collect();
-    let addresses: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    let created = Command::new("redis-cli")
-        .args(["--tls", "--cacert", &certificates.path("ca.crt"), "--cluster", "create"])
-        .args(&addresses)
-        .arg("--cluster-yes")
-        .output()
-        .unwrap();
-    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
-    eventually("the cluster is well", || {
-        nodes.iter().all(|node| node.cli(&["cluster", "info"]).contains("cluster_state:ok"))
-    });
-    let section = format!(
-        "  topology: cluster\n  nodes: ['rediss://{}', 'rediss://{}']\n  tls: {{ca_file: '{}'}}\n",
-        addresses[0],
-        addresses[1],
-        certificates.path("ca.crt"),
-    );
-    let url = format!("rediss://{}", addresses[2]);
-    works(&strict(&url, &section)).await;
-    let state = backend(&strict(&url, &section)).unwrap();
-    for number in 0..60 {
-        ban(&state, &format!("203.0.113.{number}")).await.unwrap();
+    for (name, tls, user) in [("server", "", ""), ("named", ", server_name: redis.test", "guard:s3cret@")] {
+        let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let nodes: Vec<Server> = ports
+            .iter()
+            .map(|port| {
+                let mut all = only_tls(&certificates, name, *port);
+                let more = ["--tls-cluster", "yes", "--tls-replication", "yes", "--cluster-enabled", "yes"];
+                all.extend(more.map(str::to_owned));
+                all.extend(["--cluster-port".to_owned(), free_port().to_string()]);
+                Server::start_tls(*port, &all, &ca(&certificates))
+            })
+            .collect();
+        let addresses: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let created = Command::new("redis-cli")
+            .args(["--tls", "--cacert", &certificates.path("ca.crt"), "--cluster", "create"])
+            .args(&addresses)
+            .arg("--cluster-yes")
+            .output()
+            .unwrap();
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+        eventually("the cluster is well", || {
+            nodes.iter().all(|node| node.cli(&["cluster", "info"]).contains("cluster_state:ok"))
+        });
+        if !user.is_empty() {
+            for node in &nodes {
+                node.cli(&["acl", "setuser", "guard", "on", ">s3cret", "~*", "&*", "+@all"]);
+                assert_eq!(node.cli(&["acl", "setuser", "default", "resetpass", ">other"]), "OK");
+            }
+        }
+        let section = |tls: &str| {
+            format!(
+                "  topology: cluster\n  nodes: ['rediss://{}', 'rediss://{}']\n  tls: {{ca_file: '{}'{tls}}}\n",
+                addresses[0],
+                addresses[1],
+                certificates.path("ca.crt"),
+            )
+        };
+        let url = format!("rediss://{user}{}", addresses[2]);
+        works(&strict(&url, &section(tls))).await;
+        let state = backend(&strict(&url, &section(tls))).unwrap();
+        for number in 0..60 {
+            ban(&state, &format!("203.0.113.{number}")).await.unwrap();
+        }
+        let size = |node: &Server| match user {
+            "" => node.cli(&["dbsize"]),
+            _ => node.cli(&["--user", "guard", "--pass", "s3cret", "--no-auth-warning", "dbsize"]),
+        };
+        assert!(nodes.iter().all(|node| size(node).parse::<u32>().unwrap() > 5), "every node holds keys");
+        pushes(&strict(&url, &section(tls)), || ()).await;
+        let wrong = if user.is_empty() { ", server_name: other.test" } else { "" };
+        is_refusal(&ban(&backend(&strict(&url, &section(wrong))).unwrap(), "203.0.113.2").await);
+        // guard-core's own way to say the same, in the URL.
+        let lenient = format!("{url}?ssl_ca_certs={}&ssl_check_hostname=false", certificates.path("ca.crt"));
+        works(&strict(&lenient, "  topology: cluster\n")).await;
     }
-    assert!(nodes.iter().all(|node| node.cli(&["dbsize"]).parse::<u32>().unwrap() > 5), "every node holds keys");
+}
+
+#[tokio::test]
+async fn the_url_may_say_what_guard_cores_says() {
+    let certificates = Certificates::make();
+    let (_server, port) = tls_server(&certificates, "named", "yes", &[]);
+    let path = |name: &str| certificates.path(name).replace('/', "%2F");
+    let own = format!("ssl_certfile={}&ssl_keyfile={}", path("client.crt"), path("client.key"));
+    let url = |options: &str| format!("rediss://127.0.0.1:{port}?{own}&{options}");
+    let database = "  database: 0\n";
+    works(&strict(&url("ssl_cert_reqs=none"), database)).await;
+    let file = certificates.folder.path().join("guard.yaml");
+    std::fs::write(&file, strict(&url("ssl_cert_reqs=none"), database)).unwrap();
+    let loaded = config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap();
+    assert!(
+        loaded.warnings.iter().any(|warning| warning.to_string().contains("`ssl_cert_reqs=none` lets others pose"))
+    );
+    works(&strict(&url(&format!("ssl_ca_certs={}&ssl_check_hostname=False", path("ca.crt"))), database)).await;
+    for wrong in [format!("ssl_ca_certs={}", path("ca.crt")), "ssl_check_hostname=False".to_owned()] {
+        is_refusal(&ban(&backend(&strict(&url(&wrong), database)).unwrap(), "203.0.113.2").await);
+    }
 }
 
 #[test]
@@ -347,7 +428,6 @@ fn contradictions_are_named() {
         ("  password: s3cret\n  password_file: /run/secret\n", "redis://h", &["redis.password_file"]),
         ("  tls: {ca_file: /ca}\n", "redis://h", &["redis.tls"]),
         ("  tls: {cert_file: /crt}\n", "rediss://h", &["redis.tls.cert_file"]),
-        ("  topology: cluster\n  tls: {server_name: h}\n", "rediss://h", &["redis.tls.server_name"]),
         ("  tls: {ca_file: /ca, insecure_accept_any_certificate: true}\n", "rediss://h", &["redis.tls.ca_file"]),
     ] {
         let error = backend(&strict(url, section)).unwrap_err();

@@ -79,9 +79,11 @@ fn tls(config: &Config, out: &mut Findings) {
         let fields = ["redis.tls", "security.redis_url", "redis.nodes", "redis.sentinels"];
         conflict(&fields, "is set, and no URL starts with rediss://, so nothing would be encrypted", out);
     }
-    if tls.server_name.is_some() && redis.topology != RedisTopology::Standalone {
-        let message = "is for one server; sentinels and Clusters announce the names that are checked";
-        conflict(&["redis.tls.server_name", "redis.topology"], message, out);
+    let options = config.security.redis_url.iter().filter_map(|url| url.expose().split_once('?'));
+    let options = options.flat_map(|(_, options)| options.split('&')).map(str::to_ascii_lowercase);
+    for option in options.filter(|option| is_lax(option)) {
+        let message = format!("`{option}` lets others pose as Redis; they can read and change bans and counts");
+        out.warn("security.redis_url", &message);
     }
     if tls.insecure_accept_any_certificate {
         let message = "is on: ANY CERTIFICATE IS ACCEPTED, so anybody on the way to Redis can read and change bans, \
@@ -92,4 +94,11 @@ fn tls(config: &Config, out: &mut Findings) {
             conflict(&fields, "means nothing while any certificate is accepted", out);
         }
     }
+}
+
+/// An option of guard-core's client that gives up a part of what certificates are for.
+fn is_lax(option: &str) -> bool {
+    let off = ["false", "no", "n", "0"];
+    option == "ssl_cert_reqs=none"
+        || option.strip_prefix("ssl_check_hostname=").is_some_and(|value| off.contains(&value))
 }

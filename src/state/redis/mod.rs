@@ -6,6 +6,7 @@
 mod allowances;
 mod ask;
 mod cache;
+mod dial;
 pub mod examine;
 mod link;
 mod migrate;

@@ -64,8 +64,10 @@ pub struct Tls {
     pub ca: Option<Vec<u8>>,
     /// PEM texts of our certificate and key.
     pub client: Option<(Vec<u8>, Vec<u8>)>,
-    /// Name in the server's certificate, when it is not the URL's host. For one server only.
+    /// Name in every server's certificate, when it is not the host it is reached by.
     pub server_name: Option<String>,
+    /// Take a certificate for any name that an authority vouches for.
+    pub any_name: bool,
     /// Take any certificate.
     pub insecure: bool,
 }
@@ -133,7 +135,7 @@ impl Settings {
             ban_cache: Duration::from_secs(2),
             clean_cache: Duration::from_millis(500),
             networks_interval: Duration::from_secs(5),
-            patterns_interval: Duration::from_secs(30),
+            patterns_interval: Duration::from_secs(5),
             clients: CLIENTS_DEFAULT,
         }
     }
@@ -194,9 +196,20 @@ impl Settings {
         let url = std::mem::take(&mut self.url);
         let (base, query) = url.split_once('?').unwrap_or((&url, ""));
         let mut info = connection_info(base)?;
+        let (mut certificate, mut key) = (None, None);
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            info = self.apply(info, name, value)?;
+            let value = unquoted(value);
+            match name {
+                "ssl_certfile" => certificate = Some(url_pem(name, &value, CERTIFICATE)?),
+                "ssl_keyfile" => key = Some(url_pem(name, &value, KEY)?),
+                _ => info = self.apply(info, name, &value)?,
+            }
+        }
+        if let Some(certificate) = certificate {
+            // One file may hold both.
+            let key = key.unwrap_or_else(|| certificate.clone());
+            self.tls.client = Some((certificate, key));
         }
         info = self.credentials.over(info);
         if let Some(database) = self.database {
@@ -225,6 +238,11 @@ impl Settings {
             "health_check_interval" => {
                 self.health_interval = Some(Duration::from_secs(number()?.into())).filter(|time| !time.is_zero());
             }
+            "ssl_ca_certs" => self.tls.ca = Some(url_pem(name, value, CERTIFICATE)?),
+            "ssl_cert_reqs" => self.tls.insecure = value == "none",
+            "ssl_check_hostname" => {
+                self.tls.any_name = ["false", "no", "n", "0"].contains(&value.to_ascii_lowercase().as_str());
+            }
             // Known to guard-core's client and without a counterpart here.
             "socket_read_size" | "socket_keepalive" | "retry_on_timeout" | "client_name" | "protocol" => {}
             name if name.starts_with("ssl_") => {}
@@ -251,22 +269,53 @@ fn credentials(
 }
 
 fn tls(tls: &RedisTls) -> Result<Tls, StateError> {
-    let read = |key: &str, path: &Option<PathBuf>| path.as_deref().map(|path| read_file(key, path)).transpose();
-    // The library takes a file without any for an empty list, and then trusts nobody or shows nothing.
-    let holding = |what: &str, key: &str, path: &Option<PathBuf>| match read(key, path)? {
-        Some(bytes) if !String::from_utf8_lossy(&bytes).contains(what) => {
-            Err(StateError::Refused(format!("{key}: holds no `{what}`")))
-        }
-        good => Ok(good),
-    };
-    let certificate = holding("-----BEGIN CERTIFICATE-----", "redis.tls.cert_file", &tls.cert_file)?;
-    let key = holding("PRIVATE KEY-----", "redis.tls.key_file", &tls.key_file)?;
+    let read =
+        |key: &str, path: &Option<PathBuf>, what: &str| path.as_deref().map(|path| pem(key, path, what)).transpose();
+    let certificate = read("redis.tls.cert_file", &tls.cert_file, CERTIFICATE)?;
+    let key = read("redis.tls.key_file", &tls.key_file, KEY)?;
     Ok(Tls {
-        ca: holding("-----BEGIN CERTIFICATE-----", "redis.tls.ca_file", &tls.ca_file)?,
+        ca: read("redis.tls.ca_file", &tls.ca_file, CERTIFICATE)?,
         client: certificate.zip(key),
         server_name: tls.server_name.clone(),
+        any_name: false,
         insecure: tls.insecure_accept_any_certificate,
     })
+}
+
+/// What a file of certificates holds at least.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+/// What a file of a key holds at least.
+const KEY: &str = "PRIVATE KEY-----";
+
+/// The bytes of a PEM file. The library takes one without any `what` for an empty list, and then trusts nobody or shows
+/// nothing.
+fn pem(key: &str, path: &Path, what: &str) -> Result<Vec<u8>, StateError> {
+    let bytes = read_file(key, path)?;
+    if String::from_utf8_lossy(&bytes).contains(what) {
+        return Ok(bytes);
+    }
+    Err(StateError::Refused(format!("{key}: holds no `{what}`")))
+}
+
+/// A PEM file that an option of the URL names.
+fn url_pem(option: &str, path: &str, what: &str) -> Result<Vec<u8>, StateError> {
+    pem(&format!("redis_url: {option}"), Path::new(path), what)
+}
+
+/// The value of an option, percent-encoding undone where it makes sense.
+fn unquoted(value: &str) -> String {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        let decoded = match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => u8::try_from(high * 16 + low).ok(),
+            _ => None,
+        };
+        bytes.push(decoded.unwrap_or(*first));
+        rest = if decoded.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Secrets and certificates are small; anything larger is another file.
@@ -329,6 +378,13 @@ mod tests {
         assert_eq!(settings.timeout, Some(Duration::from_millis(500)));
         let (_, info) = resolved("redis://localhost").unwrap();
         assert_eq!((info.addr().to_string().as_str(), info.redis_settings().db()), ("localhost:6379", 0));
+        let (settings, _) =
+            resolved("rediss://localhost?ssl_check_hostname=False&ssl_cert_reqs=required&password=a%2Fb%zz").unwrap();
+        assert!(settings.tls.any_name && !settings.tls.insecure);
+        assert_eq!(unquoted("a%2Fb%zz%4"), "a/b%zz%4");
+        assert!(resolved("rediss://localhost?ssl_cert_reqs=none").unwrap().0.tls.insecure);
+        let error = resolved("rediss://localhost?ssl_ca_certs=/missing").err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains("ssl_ca_certs: cannot be read")));
         let (_, info) = resolved("unix://app:pw@/run/redis.sock?db=3").unwrap();
         assert_eq!(info.addr().to_string(), "/run/redis.sock");
         assert_eq!((info.redis_settings().username(), info.redis_settings().db()), (Some("app"), 3));
