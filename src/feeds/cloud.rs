@@ -60,11 +60,7 @@ pub const fn url(provider: Provider) -> &'static str {
 /// Ranges as something that answers fast. Of a network that is listed twice the last region counts.
 #[must_use]
 pub fn networks(ranges: &Ranges) -> Networks {
-    let mut networks = Networks::default();
-    for (net, region) in ranges {
-        networks.insert(*net, region.as_deref().map(Into::into));
-    }
-    networks
+    ranges.iter().map(|(net, region)| (*net, region.as_deref().map(Into::into))).collect()
 }
 
 /// Networks as participants share them: `CIDR` or `CIDR|region`, sorted.

@@ -8,53 +8,62 @@ use ipnet::IpNet;
 
 use crate::model::addr::{ClientAddr, IpEntry};
 use crate::model::nets::NetMap;
+use crate::model::sorted::{Key, Sorted};
 
-/// The entries of one list. Single addresses are sorted, 8 bytes each (32 for IPv6); networks are in a trie.
+/// The entries of one list. A single address takes at most 16 bytes (28 for IPv6), a network 24 (36).
 #[derive(Clone, Default)]
 pub struct Entries {
-    v4: Vec<(u32, u32)>,
-    v6: Vec<(u128, u32)>,
+    v4: Lines<u32>,
+    v6: Lines<u128>,
     nets: NetMap<u32>,
+}
+
+/// Single addresses and the line of each.
+#[derive(Clone, Default)]
+struct Lines<K> {
+    addrs: Sorted<K>,
+    lines: Vec<u32>,
+}
+
+impl<K: Key> Lines<K> {
+    fn new(mut pairs: Vec<(K, u32)>) -> Self {
+        pairs.sort_unstable();
+        pairs.dedup_by_key(|(addr, _)| *addr);
+        let (addrs, lines) = pairs.into_iter().unzip();
+        Self { addrs: Sorted::new(addrs), lines }
+    }
+
+    fn find(&self, addr: K) -> Option<u32> {
+        self.lines.get(self.addrs.find(addr)?).copied()
+    }
 }
 
 impl Entries {
     /// Entries from lines: number and content. Of the same entry on several lines the first one counts.
     #[must_use]
     pub fn new(lines: impl IntoIterator<Item = (u32, IpEntry)>) -> Self {
-        let mut entries = Self::default();
+        let (mut v4, mut v6, mut nets) = (Vec::new(), Vec::new(), Vec::new());
+        let mut single = |ip: IpAddr, line: u32| match ip {
+            IpAddr::V4(ip) => v4.push((u32::from(ip), line)),
+            IpAddr::V6(ip) => v6.push((u128::from(ip), line)),
+        };
         for (line, entry) in lines {
             match entry {
-                IpEntry::Addr(addr) => entries.add(addr.ip(), line),
-                IpEntry::Net(net) if net.prefix_len() == net.max_prefix_len() => entries.add(net.addr(), line),
-                IpEntry::Net(net) => {
-                    if entries.nets.get_mut(net).is_none() {
-                        entries.nets.insert(net, line);
-                    }
-                }
+                IpEntry::Addr(addr) => single(addr.ip(), line),
+                IpEntry::Net(net) if net.prefix_len() == net.max_prefix_len() => single(net.addr(), line),
+                IpEntry::Net(net) => nets.push((net, line)),
             }
         }
-        entries.v4.sort_unstable();
-        entries.v4.dedup_by_key(|(addr, _)| *addr);
-        entries.v4.shrink_to_fit();
-        entries.v6.sort_unstable();
-        entries.v6.dedup_by_key(|(addr, _)| *addr);
-        entries.v6.shrink_to_fit();
-        entries
-    }
-
-    fn add(&mut self, ip: IpAddr, line: u32) {
-        match ip {
-            IpAddr::V4(ip) => self.v4.push((ip.into(), line)),
-            IpAddr::V6(ip) => self.v6.push((ip.into(), line)),
-        }
+        // The last one of the same network counts in a map.
+        Self { v4: Lines::new(v4), v6: Lines::new(v6), nets: nets.into_iter().rev().collect() }
     }
 
     /// The most specific entry that covers an address, and its line.
     #[must_use]
     pub fn find(&self, addr: ClientAddr) -> Option<(IpNet, u32)> {
         let line = match addr.ip() {
-            IpAddr::V4(ip) => lookup(&self.v4, u32::from(ip)),
-            IpAddr::V6(ip) => lookup(&self.v6, u128::from(ip)),
+            IpAddr::V4(ip) => self.v4.find(ip.into()),
+            IpAddr::V6(ip) => self.v6.find(ip.into()),
         };
         match line {
             Some(line) => Some((addr.ip().into(), line)),
@@ -65,7 +74,7 @@ impl Entries {
     /// How many different entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.v4.len() + self.v6.len() + self.nets.len()
+        self.v4.lines.len() + self.v6.lines.len() + self.nets.len()
     }
 
     /// True when there is none.
@@ -73,11 +82,6 @@ impl Entries {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-fn lookup<K: Ord + Copy>(sorted: &[(K, u32)], key: K) -> Option<u32> {
-    let at = sorted.binary_search_by_key(&key, |(addr, _)| *addr).ok()?;
-    sorted.get(at).map(|(_, line)| *line)
 }
 
 impl fmt::Debug for Entries {

@@ -16,5 +16,6 @@ pub mod lists;
 pub mod message;
 pub mod nets;
 pub mod place;
+pub(crate) mod sorted;
 pub mod stage;
 pub mod time;

@@ -129,10 +129,12 @@ impl CloudRanges {
         }
     }
 
-    /// Adds a network of a provider; listed twice, the last region wins.
+    /// Adds a network of a provider; listed twice, the last region wins. Makes the provider's networks anew, so it is for
+    /// a few.
     pub fn insert(&mut self, provider: Provider, net: IpNet, region: Option<&str>) {
         if let Some(ranges) = self.ranges.get_mut(provider as usize) {
-            Arc::make_mut(ranges).insert(net, region.map(Into::into));
+            let known = ranges.iter().map(|(net, region)| (net, region.clone()));
+            *ranges = Arc::new(known.chain([(net, region.map(Into::into))]).collect());
         }
     }
 }
@@ -179,8 +181,8 @@ impl CloudSelectors {
     pub fn find(&self, ranges: &CloudRanges, addr: ClientAddr) -> Option<(Provider, IpNet)> {
         self.chosen.iter().find_map(|(provider, carved)| {
             let is_carved = |region: &Option<Box<str>>| region.as_ref().is_some_and(|region| carved.contains(region));
-            let covering = ranges.of(*provider)?.covering(addr.ip());
-            let (net, _) = covering.filter(|(_, region)| !is_carved(region)).last()?;
+            let mut covering = ranges.of(*provider)?.covering(addr.ip());
+            let (net, _) = covering.find(|(_, region)| !is_carved(region))?;
             Some((*provider, net))
         })
     }

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use envoy_guard::model::addr::{ClientAddr, IpEntry};
 use envoy_guard::model::lists::{AddressList, Entries, blocked};
@@ -29,9 +30,18 @@ pub fn run(report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
         addresses.iter().filter(|addr| selectors.find(&ranges, **addr).is_some()).count()
     });
     let lines = (0..ENTRIES).map(|n| (n, IpEntry::Addr(IpAddr::from(Ipv4Addr::from(n.wrapping_mul(SPREAD))).into())));
-    let list = AddressList { name: "list".into(), allows: false, entries: Entries::new(lines).into() };
-    let lists = [list];
+    let on = |entries: Entries| [AddressList { name: "list".into(), allows: false, entries: entries.into() }];
+    let lists = on(Entries::new(lines));
     say("an address on a list of 1,000,000", "list", report, || {
+        addresses.iter().filter(|addr| blocked(&lists, **addr).is_some()).count()
+    });
+    let nets = (0..ENTRIES).map(|n| {
+        let text = format!("{}/{}", Ipv4Addr::from(n.wrapping_mul(SPREAD)), 24 + n % 8);
+        Ok((n, text.parse::<IpEntry>()?))
+    });
+    let nets = nets.collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?;
+    let lists = on(Entries::new(nets));
+    say("an address on a list of 1,000,000 networks", "networks", report, || {
         addresses.iter().filter(|addr| blocked(&lists, **addr).is_some()).count()
     });
     Ok(())
@@ -39,15 +49,17 @@ pub fn run(report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Networks of 16 to 28 bits, a fifth of them IPv6, in twenty regions.
 fn ranges() -> Result<CloudRanges, Box<dyn std::error::Error>> {
-    let mut ranges = CloudRanges::default();
+    let mut nets = Vec::new();
     for n in 0..NETWORKS {
         let spread = n.wrapping_mul(SPREAD);
         let text = match n % 5 {
             0 => format!("{}/44", Ipv6Addr::from(0x2600_u128 << 112 | u128::from(spread) << 80)),
             _ => format!("{}/{}", Ipv4Addr::from(spread), 16 + n % 13),
         };
-        ranges.insert(Provider::Aws, text.parse()?, Some(&format!("region-{}", n % 20)));
+        nets.push((text.parse()?, Some(format!("region-{}", n % 20).into())));
     }
+    let mut ranges = CloudRanges::default();
+    ranges.set(Provider::Aws, Arc::new(nets.into_iter().collect()));
     Ok(ranges)
 }
 
