@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::app::rules::{Listener, News};
 use crate::clock;
-
+use crate::feeds::board::Board;
 use crate::live::{Live, Snapshot};
 use crate::state::Backend;
 use crate::state::formats::Rules;
@@ -30,11 +30,17 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     Plan::new(&snapshot.config, messages)
 }
 
-/// Keeps the exporters to the configuration in force, and tells how Redis fares. Never returns.
-pub async fn watch(live: Arc<Live>, state: Arc<Backend>, (bus, exporters): (Arc<Bus>, Arc<Exporters>)) {
+/// Keeps the exporters to the configuration in force, and tells how Redis and the database of countries fare. Never
+/// returns.
+pub async fn watch(
+    live: Arc<Live>,
+    (state, board): (Arc<Backend>, Arc<Board>),
+    (bus, exporters): (Arc<Bus>, Arc<Exporters>),
+) {
     let mut version = live.snapshot().version;
     let url = live.snapshot().config.security.redis_url.as_ref().map(|url| url.redacted()).unwrap_or_default();
     let mut redis = Redis { url, known: None, reloads: reloads(&state) };
+    let mut failures = 0;
     loop {
         let snapshot = live.snapshot();
         if snapshot.version != version {
@@ -42,8 +48,20 @@ pub async fn watch(live: Arc<Live>, state: Arc<Backend>, (bus, exporters): (Arc<
             exporters.follow(plan(&snapshot));
         }
         redis.look(&state, &bus);
+        failures = look_at_countries(&board, failures, &bus);
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Tells when attempts at the database of countries failed since `told`, and returns how many did so far. Attempts are
+/// seconds apart.
+fn look_at_countries(board: &Board, told: u64, bus: &Bus) -> u64 {
+    let Some(row) = board.rows().remove("geo") else { return told };
+    if told < row.failures {
+        let error = if row.error.is_empty() { "it failed, and is well again" } else { &row.error };
+        bus.system(system::geo_download_failed(clock::now(), error));
+    }
+    row.failures
 }
 
 /// What was last known of Redis.

@@ -142,7 +142,8 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     count_house(&metrics, &house, log);
     herald::count_sinks(&metrics, &bus);
     let told = (Arc::clone(&bus), Arc::clone(&exporters));
-    let heralding = tokio::spawn(herald::watch(Arc::clone(&live), Arc::clone(&house.state), told));
+    let watched = (Arc::clone(&house.state), Arc::clone(&house.feeds));
+    let heralding = tokio::spawn(herald::watch(Arc::clone(&live), watched, told));
     tracing::info!(
         grpc = listeners.tcp_address().map(tracing::field::display),
         unix = config.listeners.unix.as_ref().map(|path| tracing::field::display(path.display())),

@@ -23,7 +23,7 @@ use flate2::write::GzEncoder;
 
 use crate::mmdb;
 use crate::redis_servers::{Server, eventually};
-use crate::stack::{Call, Stack};
+use crate::stack::{Call, Stack, free_port, guard, policy};
 
 /// How a web server answers.
 #[derive(Clone)]
@@ -97,12 +97,6 @@ fn serve(mut stream: TcpStream, answer: &Mutex<Web>, asked: &Mutex<Vec<String>>)
             }
         }
     }
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 fn feed(subject: Subject, site: &Site) -> Feed {
@@ -191,7 +185,8 @@ async fn whatever_a_server_does_the_last_good_list_stays() {
     let mut cut = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n".to_vec();
     cut.extend(b"203.0.113.1\n");
     let html = b"<html>\n<body>\n<h1>sorry</h1>\n</body>\n</html>\n".to_vec();
-    let hostile = [
+    let hostile: [(&str, Web); 12] = [
+        ("silence, and the end", Web::Raw(b"HTTP/1.1 200 OK\r\n".to_vec())),
         ("nothing", Web::Raw(Vec::new())),
         ("an error page", Web::Ok("", html)),
         ("an empty body", Web::Ok("", Vec::new())),
@@ -203,32 +198,52 @@ async fn whatever_a_server_does_the_last_good_list_stays() {
                 b"HTTP/1.1 302 Found\r\nlocation: /feed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec(),
             ),
         ),
-        ("a bomb", Web::Ok("content-encoding: gzip\r\n", gzip(&vec![b'\n'; 129 << 20]))),
+        ("a bomb", Web::Ok("content-encoding: gzip\r\n", bomb())),
         ("bytes that do not inflate", Web::Ok("content-encoding: br\r\n", vec![0xFF; 1000])),
         ("an endless body", Web::Endless),
         ("too many entries", Web::Ok("", b"192.0.2.1\n".repeat(1001))),
         ("not a list", Web::Ok("", vec![0; 10_000])),
     ];
     for (name, answer) in hostile {
+        forget_peak();
+        let at_rest = resident_kib("VmRSS:");
         site.now(answer);
         let row = watched.until(name, |row| 0 < row.failing).await;
+        let grown = resident_kib(PEAK).saturating_sub(at_rest);
+        println!("{name}: at most {} MiB more than the {} MiB at rest", grown >> 10, at_rest >> 10);
+        assert!(grown < GROWTH_KIB_MAX, "{name}: {grown} KiB");
         assert_eq!((row.entries, row.origin), (2, "url"), "{name}");
         assert!(!row.error.is_empty() && row.error.len() < 400, "{name}: {}", row.error);
         site.now(good.clone());
         watched.until("well again", |row| row.failing == 0).await;
     }
-    let peak = peak_kib();
-    assert!(peak < 900 * 1024, "{peak} KiB");
     site.now(Web::Ok("", b"203.0.113.7\n".to_vec()));
     let Update::List(_, entries) = watched.news().await else { panic!("a list") };
     assert_eq!(entries.len(), 1);
 }
 
-/// The most memory this process ever had.
-fn peak_kib() -> u64 {
+/// What an answer may cost while it is read: as much as is taken of a list, as it is sent and as it is inflated, and as much
+/// again while a buffer grows.
+const GROWTH_KIB_MAX: u64 = 4 * (128 << 10);
+const PEAK: &str = "VmHWM:";
+
+/// A line of this process' own status, in KiB.
+fn resident_kib(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Lets the peak begin anew.
+fn forget_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+/// More empty lines than a list may have bytes, in a few kilobytes.
+fn bomb() -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    (0..129).for_each(|_| encoder.write_all(&vec![b'\n'; 1 << 20]).unwrap());
+    encoder.finish().unwrap()
 }
 
 #[tokio::test]
@@ -411,22 +426,34 @@ async fn a_database_that_cannot_be_had_is_asked_for_three_times() {
 fn behind_envoy_fresh_facts_decide() {
     let aws = r#"{"prefixes":[{"ip_prefix":"203.0.113.0/24","service":"AMAZON","region":"eu-west-1"}]}"#;
     let (aws, bad) = (Site::start(Web::Ok("", aws.into())), Site::start(Web::Raw(Vec::new())));
+    let (geo, folder) = (Site::start(Web::Ok("", database())), tempfile::tempdir().unwrap());
     let rest = format!(
-        "data:\n  cloud_urls: {{AWS: \"{}\"}}\n  country_header: X-Geo-Country\n  \
-         lists:\n    - {{name: bad, source: \"{}\", interval: 600}}\n",
+        "data:\n  cloud_urls: {{AWS: \"{}\"}}\n  country_header: X-Geo-Country\n  geo_url: \"{}\"\n  \
+         lists:\n    - {{name: bad, source: \"{}\", interval: 600}}\ntelemetry: {{log_events: INFO}}\n",
         aws.url("/ranges"),
+        geo.url("/geo"),
         bad.url("/list")
     );
+    let security = format!(
+        "block_cloud_providers: [AWS]\nlog_suspicious_level: null\nipinfo_token: planted-token\nipinfo_db_path: {}",
+        folder.path().join("geo.mmdb").display()
+    );
     // Ready means that every feed was tried.
-    let stack = Stack::start("block_cloud_providers: [AWS]\nlog_suspicious_level: null", &rest);
+    let stack = Stack::start(&security, &rest);
     let status = |client: &str| stack.send(&Call::get("/").from(client)).status;
     assert_eq!(status("203.0.113.5"), 403, "in a range of AWS");
     let passed = stack.send(&Call::get("/").from("198.51.100.7").header("x-geo-country", "DE"));
     assert_eq!(passed.status, 200, "the list is not there yet");
     assert!(passed.body.contains("x-geo-country: ZZ") && !passed.body.contains("DE"), "{}", passed.body);
 
-    bad.now(Web::Ok("", b"# spam\n198.51.100.7\n".to_vec()));
+    bad.now(Web::Ok("", b"# spam\n198.51.100.7\n198.51.100.9\n".to_vec()));
     eventually("the list is in force", || status("198.51.100.7") == 403);
+    assert_eq!(status("198.51.100.9"), 403);
+    eventually("the event says where the client is", || {
+        let log = stack.guard.log();
+        let mut events = log.lines().filter(|line| line.contains("ip_blocked") && line.contains("198.51.100.9"));
+        events.any(|line| line.contains("CN"))
+    });
     let page = |path: &str| Call::get(path).send(stack.admin).body;
     let ready: serde_json::Value = serde_json::from_str(&page("/readyz")).unwrap();
     let row = &ready["feeds"]["list:bad"];
@@ -452,4 +479,33 @@ fn behind_envoy_fresh_facts_decide() {
     stack.guard.signal("HUP");
     eventually("reloaded", || page("/metrics").contains("envoy_guard_reloads_total{result=\"success\"} 1"));
     assert_eq!((status("203.0.113.5"), status("198.51.100.7"), status("192.0.2.1")), (403, 403, 200));
+}
+
+/// With `lazy_init` readiness does not wait for what is slow to come; that it does not come is an event.
+#[test]
+fn a_lazy_start_does_not_wait_and_tells_what_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let no = b"HTTP/1.1 403 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec();
+    // Three tries with three seconds between the first and the last: an attempt is under way for so long.
+    let (geo, silent) = (Site::start(Web::Raw(no)), Site::start(Web::Silence));
+    let rest = format!(
+        "data: {{geo_url: \"{}\", cloud_urls: {{AWS: \"{}\"}}}}\ntelemetry: {{log_events: INFO}}\n",
+        geo.url("/geo"),
+        silent.url("/aws")
+    );
+    let security = format!(
+        "lazy_init: true\nblock_cloud_providers: [AWS]\nipinfo_token: planted-token\nipinfo_db_path: {}",
+        folder.path().join("geo.mmdb").display()
+    );
+    let (grpc, admin) = (free_port(), free_port());
+    let guard = guard(folder.path(), &policy(&security, &rest, grpc, admin), admin);
+    // The server of ranges is silent for ten seconds, and readiness was here before.
+    let ready: serde_json::Value = serde_json::from_str(&Call::get("/readyz").send(admin).body).unwrap();
+    assert_eq!((&ready["feeds"]["AWS"]["failures"], &ready["feeds"]["AWS"]["origin"]), (&0.into(), &"none".into()));
+    eventually("the failure is an event", || {
+        let log = guard.log();
+        let mut events = log.lines().filter(|line| line.contains("geo_lookup_failed"));
+        events.any(|line| line.contains("database_download_failed") && line.contains("403"))
+    });
+    assert!(!guard.log().contains("planted-token"));
 }
