@@ -10,8 +10,9 @@ use crate::state::{Patterns, StateError};
 
 /// Time that compiling a set of shared patterns may take; the set before it stays when that is not enough.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long to wait before reading again what could not be read.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before reading again what could not be read, at first and at most.
+const RETRY: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Why a pattern is not shared.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +42,18 @@ pub async fn share(state: &impl Patterns, pattern: &str) -> Result<bool, ShareEr
 pub async fn follow(state: &impl Patterns, custom: &Arc<CustomPatterns>) {
     let mut changes = state.patterns_changed();
     let mut complaints = BTreeSet::new();
+    let mut retry = RETRY;
     loop {
         changes.borrow_and_update();
         match state.patterns().await {
-            Ok(patterns) => take(custom, patterns, &mut complaints).await,
+            Ok(patterns) => {
+                retry = RETRY;
+                take(custom, patterns, &mut complaints).await;
+            }
             Err(error) => {
                 tracing::debug!(%error, "custom patterns were not read");
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(RETRY_MAX);
                 continue;
             }
         }

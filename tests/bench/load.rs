@@ -95,7 +95,12 @@ pub(crate) fn free_port() -> Result<u16, std::io::Error> {
 }
 
 pub(crate) fn guard(binary: &Path, settings: &[&str]) -> Result<Server, Box<dyn std::error::Error>> {
-    let (port, admin) = (free_port()?, free_port()?);
+    guard_at(binary, settings, free_port()?)
+}
+
+/// The same with a certain port for operators.
+pub(crate) fn guard_at(binary: &Path, settings: &[&str], admin: u16) -> Result<Server, Box<dyn std::error::Error>> {
+    let port = free_port()?;
     let mut command = Command::new(binary);
     command.arg("serve");
     for setting in settings {

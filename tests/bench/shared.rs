@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::frame;
-use crate::load::{DEFAULT, Server, free_port, guard, median};
+use crate::load::{DEFAULT, Server, free_port, guard, guard_at, median};
 use crate::table::{Report, Row};
 
 const ROUNDS: usize = 3;
@@ -14,6 +15,8 @@ const CALLS: u32 = 20_000;
 const WARM_UP: u32 = 2_000;
 /// Calls one after the other, for latency without a queue.
 const SINGLE_CALLS: u32 = 3_000;
+/// Patterns given to one replica, one after the other.
+const PATTERNS: usize = 30;
 
 /// Runs both.
 pub fn run(binary: &Path, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
@@ -50,7 +53,49 @@ pub fn run(binary: &Path, report: &mut Report) -> Result<(), Box<dyn std::error:
         );
     }
     std::fs::remove_file(&file)?;
+    drop(servers);
+    spread(binary, &shared, report)
+}
+
+/// How long it takes until a pattern that operators give one replica is in force in another, compiled and swapped in.
+fn spread(binary: &Path, settings: &[&str], report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
+    let ports = [free_port()?, free_port()?];
+    let [near, far] = ports.map(|port| format!("http://127.0.0.1:{port}/api/v1/patterns"));
+    let _replicas = [guard_at(binary, settings, ports[0])?, guard_at(binary, settings, ports[1])?];
+    let known = || -> Result<usize, Box<dyn std::error::Error>> {
+        let page: serde_json::Value = serde_json::from_str(&curl(&[&format!("{far}?set=custom&limit=1")])?)?;
+        Ok(page["total"].as_u64().and_then(|total| total.try_into().ok()).ok_or("no list of patterns")?)
+    };
+    let mut times = Vec::new();
+    for number in 0..PATTERNS {
+        let body = json!({"pattern": format!("zebra-{number}-[0-9]{{3,4}}")}).to_string();
+        let start = Instant::now();
+        curl(&["-X", "POST", "-H", "content-type: application/json", "-d", &body, &near])?;
+        while known()? <= number {
+            if Duration::from_secs(30) < start.elapsed() {
+                return Err("a pattern did not reach the other replica".into());
+            }
+        }
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let (p50, max) = (times[PATTERNS / 2], times[PATTERNS - 1]);
+    report.fact(
+        format!(
+            "a pattern given to one replica is in force in another after p50 {p50:.0} ms, at most {max:.0} ms \
+             ({PATTERNS} patterns, the calls of curl included)"
+        ),
+        json!({"what": "pattern to another replica", "p50_ms": p50, "max_ms": max}),
+    );
     Ok(())
+}
+
+fn curl(arguments: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
+    let output = Command::new("curl").args(["-sS", "--fail-with-body"]).args(arguments).output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8(output.stdout)?);
+    }
+    Err(format!("curl: {}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout)).into())
 }
 
 /// What Redis was asked, by its own count: each EVALSHA or EVAL is one command and one round trip. The commands inside the
