@@ -19,6 +19,7 @@ pub mod session;
 pub mod net;
 
 pub mod feeds;
+pub mod lint;
 
 pub mod clock;
 pub mod grpc;

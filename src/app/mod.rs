@@ -10,6 +10,7 @@ pub mod facts;
 pub mod herald;
 pub mod input;
 pub mod keeper;
+mod lint;
 mod narrow;
 pub mod patterns;
 mod reload;
@@ -52,6 +53,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look for what is risky: in a configuration, and in an Envoy's beside it. Exit code 1 for warnings, 2 for errors.
+    Lint(Box<lint::Lint>),
     /// Decide one request and show how: checks, values, views, rows, score.
     Explain(Box<explain::Explain>),
     /// Decide a file of requests, one JSON object a line, and print the verdicts.
@@ -157,6 +160,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(source) => finish(serve::serve(source.into())),
         Command::CheckConfig { source, json } => check_config(&source.into(), json),
+        Command::Lint(lint) => lint::run(*lint),
         Command::Explain(explain) => said(explain.run(&mut std::io::stdout().lock())),
         Command::Replay(replay) => said(replay.run()),
         Command::Bans { what, target } => cli::run(&target, cli::Ask::Bans(what)),

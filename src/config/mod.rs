@@ -9,7 +9,7 @@ mod patterns;
 mod places;
 mod rules;
 mod schema;
-mod tree;
+pub(crate) mod tree;
 mod variables;
 mod yaml;
 
@@ -17,6 +17,7 @@ pub mod activity;
 pub mod data;
 pub mod errors;
 pub mod exclusions;
+pub(crate) mod foreign;
 pub mod load;
 pub mod peer;
 pub mod rate_limits;

@@ -26,12 +26,13 @@ struct Lines<'t, P> {
     text: &'t str,
     starts: Vec<usize>,
     place: P,
+    depth_max: usize,
 }
 
 impl<'t, P: Fn(u32, u32) -> Place> Lines<'t, P> {
     fn new(text: &'t str, place: P) -> Self {
         let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1)).collect();
-        Self { text, starts, place }
+        Self { text, starts, place, depth_max: DEPTH_MAX }
     }
 
     fn position(&self, offset: usize) -> (u32, u32) {
@@ -115,9 +116,14 @@ fn toml_value<P: Fn(u32, u32) -> Place>(value: &toml_edit::Value, own: usize, li
 
 /// Parses JSON.
 pub(crate) fn json(text: &str, place: impl Fn(u32, u32) -> Place) -> Result<Node, Broken> {
-    let lines = Lines::new(text, place);
+    json_within(DEPTH_MAX, text, place)
+}
+
+/// Parses JSON that is nested `depth_max` levels deep at most.
+pub(crate) fn json_within(depth_max: usize, text: &str, place: impl Fn(u32, u32) -> Place) -> Result<Node, Broken> {
+    let lines = Lines { depth_max, ..Lines::new(text, place) };
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| json_broken(&error, 0, &lines))?;
-    json_node(raw, DEPTH_MAX, &lines)
+    json_node(raw, depth_max, &lines)
 }
 
 /// serde_json counts lines within the piece it was given; `start` is where the piece begins.
@@ -141,7 +147,7 @@ fn json_node<P: Fn(u32, u32) -> Place>(raw: &RawValue, depth: usize, lines: &Lin
     let failed = |error: serde_json::Error| json_broken(&error, offset, lines);
     let nested = matches!(piece.as_bytes().first(), Some(b'{' | b'['));
     if nested && depth == 0 {
-        return Err(lines.broken(offset, &format!("nested more than {DEPTH_MAX} levels deep")));
+        return Err(lines.broken(offset, &format!("nested more than {} levels deep", lines.depth_max)));
     }
     let value = match piece.as_bytes().first() {
         Some(b'{') => {

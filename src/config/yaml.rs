@@ -15,28 +15,40 @@ use crate::config::tree::{Entry, Node, Value};
 
 /// Parses one YAML document; an empty one is an empty map. The words yes, no, on and off are text.
 pub(crate) fn parse(text: &str, place: impl Fn(u32, u32) -> Place) -> Result<Node, Broken> {
-    let options = serde_saphyr::options! {
+    let options = options(serde_saphyr::budget! { max_depth: DEPTH_MAX, max_documents: 1 });
+    let raw: Option<Spanned<Raw>> =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| broken(&error, DEPTH_MAX))?;
+    Ok(raw.map_or_else(|| Node::empty(place(0, 0)), |raw| plant(raw, &place)))
+}
+
+/// Parses all documents of a text that others made; `depth_max` levels need about 32 KiB of stack each.
+pub(crate) fn documents(text: &str, depth_max: usize, place: impl Fn(u32, u32) -> Place) -> Result<Vec<Node>, Broken> {
+    let options = options(serde_saphyr::budget! { max_depth: depth_max });
+    let raws: Vec<Spanned<Raw>> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| broken(&error, depth_max))?;
+    Ok(raws.into_iter().map(|raw| plant(raw, &place)).collect())
+}
+
+fn options(budget: Option<serde_saphyr::Budget>) -> serde_saphyr::Options {
+    serde_saphyr::options! {
         strict_booleans: true,
         with_snippet: false,
         // The schema refuses them, naming the key.
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         duplicate_keys: DuplicateKeyPolicy::Error,
-        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX, max_documents: 1 },
-    };
-    let raw: Option<Spanned<Raw>> =
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| broken(&error))?;
-    Ok(raw.map_or_else(|| Node::empty(place(0, 0)), |raw| plant(raw, &place)))
+        budget: budget,
+    }
 }
 
 /// The message without the location, which is told apart, and without what stood in the text.
-fn broken(error: &serde_saphyr::Error) -> Broken {
+fn broken(error: &serde_saphyr::Error, depth_max: usize) -> Broken {
     let error = error.without_snippet();
     let at = error.location().filter(|location| *location != Location::UNKNOWN);
     let text = error.to_string();
     let message = text.lines().next().unwrap_or_default();
     let message = message.split(" at line ").next().unwrap_or(message);
     let message = match message.split_once(": ") {
-        Some(("budget breached", kind)) => budget(kind),
+        Some(("budget breached", kind)) => budget(kind, depth_max),
         Some(("duplicate mapping key", key)) => {
             format!("duplicate key `{}`", brief(key.split(", set ").next().unwrap_or(key)))
         }
@@ -46,12 +58,12 @@ fn broken(error: &serde_saphyr::Error) -> Broken {
 }
 
 /// Which bound of the parser was met.
-fn budget(kind: &str) -> String {
+fn budget(kind: &str, depth_max: usize) -> String {
     if kind.starts_with("Documents") {
         return "holds more than one document".to_owned();
     }
     if kind.starts_with("Depth") {
-        return format!("nested more than {DEPTH_MAX} levels deep");
+        return format!("nested more than {depth_max} levels deep");
     }
     "holds too many values, aliases or comments".to_owned()
 }

@@ -23,6 +23,7 @@ mod extract;
 mod feeds;
 mod ledger;
 mod limits;
+mod lint;
 mod load;
 mod mmdb;
 mod operators;
