@@ -10,7 +10,8 @@ use crate::app::{CONFIG_VARIABLE, Source, USAGE, complain, print, setting};
 use crate::config::errors::Place;
 use crate::config::{self, Sources};
 use crate::lint::codes::{self, Code, Severity};
-use crate::lint::{Documents, Finding, Surroundings, examine, worst};
+use crate::lint::finding::Finding;
+use crate::lint::{Documents, examine, worst};
 
 /// Exit code when the worst finding is a warning.
 const WARNED: u8 = 1;
@@ -64,8 +65,7 @@ pub(in crate::app) fn run(lint: Lint) -> ExitCode {
     };
     let sources = Sources::from(Source { config: lint.config, settings: lint.settings });
     let documents = (!lint.envoy.is_empty()).then_some(&documents);
-    let known = Surroundings { replicas: lint.replicas };
-    let mut findings = examine(&config::load(&sources), documents, known);
+    let mut findings = examine(&config::load(&sources), documents, lint.replicas);
     findings.retain(|finding| !lint.ignore.contains(&finding.code.id));
     let text = if lint.json { format!("{:#}\n", json(&findings)) } else { text(&findings) };
     if print(&text) != ExitCode::SUCCESS {

@@ -1,12 +1,9 @@
 //! ext_authz: what the filter sends, how long it waits, what it does without an answer.
 
 use crate::lint::codes::*;
-use crate::lint::spot::Spot;
-use crate::lint::survey::Authz;
-use crate::lint::{Examination, OVERHEAD_BYTES};
+use crate::lint::examination::{Examination, OVERHEAD_BYTES, TIMEOUT_MILLIS_MAX};
+use crate::lint::survey::{Authz, Proc};
 
-/// A timeout above it hangs requests more than it helps.
-pub(super) const TIMEOUT_MILLIS_MAX: u64 = 5000;
 /// Envoy's buffer of a connection when none is given.
 const BUFFER_BYTES: u64 = 1024 * 1024;
 /// Retries beyond which the guard is asked more than twice.
@@ -53,7 +50,7 @@ fn outage(about: &mut Examination<'_>, ask: &Authz<'_>) {
 fn body(about: &mut Examination<'_>, ask: &Authz<'_>) {
     let body = ask.config.at(ask.dialect.body);
     if !body.exists() {
-        let is_streamed = about.survey.proc.iter().any(|ask| super::proc::sees_bodies(ask));
+        let is_streamed = about.survey.proc.iter().any(Proc::sees_bodies);
         if about.wanted_body().is_some() && !is_streamed {
             about.say(EG2006, ask.config, format!("`{}` is not set", ask.dialect.body));
         }
@@ -61,17 +58,10 @@ fn body(about: &mut Examination<'_>, ask: &Authz<'_>) {
     }
     sizes(about, ask);
     if ask.dialect.can_pack {
-        form(about, EG2007, body.at("pack_as_bytes"));
+        about.must_be_on(EG2007, body.at("pack_as_bytes"));
     }
     if ask.dialect.can_cut {
-        form(about, EG2008, body.at("allow_partial_message"));
-    }
-}
-
-/// Reports a switch that has to be on.
-pub(super) fn form(about: &mut Examination<'_>, code: &'static Code, switch: Spot<'_>) {
-    if !switch.is_true() {
-        about.say(code, switch, "");
+        about.must_be_on(EG2008, body.at("allow_partial_message"));
     }
 }
 
@@ -129,10 +119,7 @@ fn own(about: &mut Examination<'_>, ask: &Authz<'_>) {
     if !version.is_word("V3") {
         about.say(EG2016, version, "");
     }
-    let mutations = config.at("validate_mutations");
-    if !mutations.is_true() {
-        about.say(EG2017, mutations, "");
-    }
+    about.must_be_on(EG2017, config.at("validate_mutations"));
     for key in ["grpc_service.retry_policy", "grpc_service.envoy_grpc.retry_policy"] {
         let policy = config.at(key);
         let retries = policy.at("num_retries");

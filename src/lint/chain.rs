@@ -1,7 +1,7 @@
 //! The connection manager: what stands around the guard's filters, who the client is, which paths routes are chosen by.
 
-use crate::lint::Examination;
 use crate::lint::codes::*;
+use crate::lint::examination::Examination;
 use crate::lint::spot::Spot;
 use crate::lint::survey::{Filter, Manager};
 
@@ -137,10 +137,7 @@ fn client(about: &mut Examination<'_>, manager: &Manager<'_>, seats: &Seats) {
 fn paths(about: &mut Examination<'_>, manager: &Manager<'_>) {
     let config = manager.config;
     for (code, key) in [(EG4012, "normalize_path"), (EG4013, "merge_slashes")] {
-        let spot = config.at(key);
-        if !spot.is_true() {
-            about.say(code, spot, "");
-        }
+        about.must_be_on(code, config.at(key));
     }
     let slashes = config.at("path_with_escaped_slashes_action");
     let is_kept = ["KEEP_UNCHANGED", "IMPLEMENTATION_SPECIFIC_DEFAULT"].iter().any(|word| slashes.is_word(word));

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::config::Config;
-use crate::lint::Examination;
 use crate::lint::codes::*;
+use crate::lint::examination::Examination;
 use crate::lint::spot::Spot;
 
 /// The number of requests at once that Envoy allows a cluster by default.

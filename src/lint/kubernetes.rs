@@ -1,7 +1,7 @@
 //! Objects of Kubernetes: names that lead nowhere, and ports that do not say what they speak.
 
-use crate::lint::Examination;
 use crate::lint::codes::*;
+use crate::lint::examination::Examination;
 use crate::lint::spot::Spot;
 use crate::lint::survey::Object;
 

@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use crate::config::errors::Place;
 use crate::config::exclusions::{Exclusion, Unreadable};
-use crate::config::report::redacted_json;
+use crate::config::redacted::redacted_json;
 use crate::config::routes::{RouteConfig, RouteMatch};
 use crate::config::values::TrustedProxy;
 use crate::config::{Config, Loaded, locate};
 use crate::lint::cluster::endpoints;
 use crate::lint::codes::*;
-use crate::lint::{Examination, OVERHEAD_BYTES, Surroundings, kubernetes};
+use crate::lint::examination::{Examination, OVERHEAD_BYTES};
+use crate::lint::kubernetes;
 use crate::model::addr::IpEntry;
 
 /// Networks with a shorter prefix hold a large part of all addresses.
@@ -33,7 +34,7 @@ const SECRETS: &[&str] = &[
 ];
 
 /// Looks at the policy, if it can be used.
-pub(super) fn look(about: &mut Examination<'_>, known: Surroundings) {
+pub(super) fn look(about: &mut Examination<'_>, known: Option<u64>) {
     let Some(loaded) = about.loaded else { return };
     let config = &loaded.config;
     switches(about, config);
@@ -179,7 +180,7 @@ fn hides(before: &RouteConfig, later: &RouteConfig) -> bool {
     own.peek().is_some() && own.all(|path| trees.iter().any(|tree| covers(tree, path)))
 }
 
-fn replicas(about: &mut Examination<'_>, config: &Config, known: Surroundings) {
+fn replicas(about: &mut Examination<'_>, config: &Config, known: Option<u64>) {
     let security = &config.security;
     let is_shared = security.enable_redis && security.redis_url.is_some();
     let counts = security.enable_rate_limiting || security.enable_ip_banning || !config.rate_limits.rules.is_empty();
@@ -199,7 +200,7 @@ fn replicas(about: &mut Examination<'_>, config: &Config, known: Surroundings) {
         .iter()
         .filter(|cluster| cluster.at("name").text().is_some_and(|name| asked.contains(&name)));
     let endpoints = clusters.map(|cluster| endpoints(*cluster).len() as u64).max().unwrap_or(1);
-    let count = known.replicas.unwrap_or(1).max(endpoints).max(kubernetes::replicas(&about.survey.objects));
+    let count = known.unwrap_or(1).max(endpoints).max(kubernetes::replicas(&about.survey.objects));
     if 1 < count {
         let key = if security.enable_redis { "security.redis_url" } else { "security.enable_redis" };
         about.policy(EG1008, key, format!("{count} replicas"));

@@ -1,8 +1,7 @@
 //! ext_proc: which parts are sent, how long Envoy waits for each, what it does without an answer.
 
-use crate::lint::Examination;
-use crate::lint::authz::TIMEOUT_MILLIS_MAX;
 use crate::lint::codes::*;
+use crate::lint::examination::{Examination, TIMEOUT_MILLIS_MAX};
 use crate::lint::spot::Spot;
 use crate::lint::survey::Proc;
 
@@ -19,18 +18,6 @@ pub(super) fn look(about: &mut Examination<'_>) {
         freedom(about, ask);
     }
     about.survey.proc = asks;
-}
-
-/// How the filter sends the body of a request: the word, and where it stands.
-fn body_mode<'n>(ask: &Proc<'n>) -> (Spot<'n>, &'n str) {
-    let path = if ask.dialect.has_modes { "processing_mode.request_body_mode" } else { "processingMode.request.body" };
-    let spot = ask.config.at(path);
-    (spot, spot.text().unwrap_or("NONE"))
-}
-
-/// True when bodies of requests are sent.
-pub(super) fn sees_bodies(ask: &Proc<'_>) -> bool {
-    !body_mode(ask).1.eq_ignore_ascii_case("none")
 }
 
 /// True when ext_authz has decided before; filters that stand in no chain are taken for one.
@@ -99,7 +86,7 @@ fn requests(about: &mut Examination<'_>, ask: &Proc<'_>, is_behind: bool) {
     if is_silent {
         about.say(EG3007, headers, "");
     }
-    let (spot, body) = body_mode(ask);
+    let (spot, body) = ask.body_mode();
     let seen_before = is_behind && about.survey.authz.iter().any(|ask| ask.config.at(ask.dialect.body).exists());
     match body.replace('_', "").to_ascii_uppercase().as_str() {
         "NONE" if about.wanted_body().is_some() && !seen_before => about.say(EG3008, spot, ""),
@@ -156,10 +143,7 @@ fn decision(about: &mut Examination<'_>, ask: &Proc<'_>, is_behind: bool) {
 
 fn freedom(about: &mut Examination<'_>, ask: &Proc<'_>) {
     let config = ask.config;
-    let overrides = config.at(ask.dialect.override_modes);
-    if !overrides.is_true() {
-        about.say(EG3011, overrides, "");
-    }
+    about.must_be_on(EG3011, config.at(ask.dialect.override_modes));
     if !ask.dialect.is_envoy {
         return;
     }

@@ -1,8 +1,7 @@
 //! Routes: what Envoy's say about the guard, and whether the policy knows the names.
 
-use crate::lint::Examination;
-use crate::lint::authz::form;
 use crate::lint::codes::*;
+use crate::lint::examination::Examination;
 use crate::lint::survey::Override;
 
 /// Looks at the settings of Envoy's routes, and at routes of the policy that wait to be named.
@@ -25,8 +24,8 @@ pub(super) fn look(about: &mut Examination<'_>) {
         }
         let body = own.at("with_request_body");
         if body.exists() {
-            form(about, EG2007, body.at("pack_as_bytes"));
-            form(about, EG2008, body.at("allow_partial_message"));
+            about.must_be_on(EG2007, body.at("pack_as_bytes"));
+            about.must_be_on(EG2008, body.at("allow_partial_message"));
         }
     }
     about.survey.overrides = overrides;

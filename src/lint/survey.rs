@@ -62,6 +62,20 @@ pub(super) struct Proc<'n> {
     pub(super) post: Option<Post>,
 }
 
+impl<'n> Proc<'n> {
+    /// How the body of a request is sent: where that stands, and the word.
+    pub(super) fn body_mode(&self) -> (Spot<'n>, &'n str) {
+        let own = if self.dialect.has_modes { "request_body_mode" } else { "request.body" };
+        let spot = self.config.at("processing_mode").at(own);
+        (spot, spot.text().unwrap_or("NONE"))
+    }
+
+    /// True when bodies of requests are sent.
+    pub(super) fn sees_bodies(&self) -> bool {
+        !self.body_mode().1.eq_ignore_ascii_case("none")
+    }
+}
+
 /// Settings of a route for one of the filters.
 pub(super) struct Override<'n> {
     pub(super) config: Spot<'n>,

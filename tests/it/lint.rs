@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 use envoy_guard::config::errors::Place;
 use envoy_guard::config::{self, Sources};
 use envoy_guard::lint::codes::{self, Code};
-use envoy_guard::lint::{Documents, Finding, Surroundings, examine};
+use envoy_guard::lint::finding::Finding;
+use envoy_guard::lint::{Documents, examine};
 
 /// One case; the keys are explained in tests/data/lint/README.md.
 #[derive(serde::Deserialize)]
@@ -79,7 +80,7 @@ impl Side {
     fn findings(&self, replicas: Option<u64>) -> Vec<Finding> {
         let documents = Documents::read(&self.envoy).unwrap();
         let loaded = config::load(&Sources { file: Some(self.policy.clone()), ..Sources::default() });
-        examine(&loaded, (!self.envoy.is_empty()).then_some(&documents), Surroundings { replicas })
+        examine(&loaded, (!self.envoy.is_empty()).then_some(&documents), replicas)
     }
 }
 
