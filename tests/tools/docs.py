@@ -195,6 +195,9 @@ class Reader:
             port = self.live()
             environment["ENVOY_GUARD_ADMIN_URL"] = f"http://127.0.0.1:{port}"
             command = command.replace("localhost:8081", f"127.0.0.1:{port}").replace("127.0.0.1:8081", f"127.0.0.1:{port}")
+            if command.startswith(ENDLESS):
+                # 124 says that it went on until the end.
+                command, wanted = f"timeout -s INT 3 {command}", (0, 124)
             command = command.replace("curl ", "curl -sS --fail-with-body ", 1) if command.startswith("curl ") else command
         # `pipefail` needs bash; a command that the page shows is one line.
         done = run("bash", "-c", command, cwd=folder, env=environment)
@@ -218,6 +221,10 @@ class Reader:
             (folder / "requests.jsonl").write_text('{"method":"GET","path":"/?a=1"}\n')
             (folder / "request.json").write_text('{"method":"GET","path":"/?a=1"}\n')
             (folder / "bans.txt").write_text("192.0.2.50\n")
+            made = run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                       "-subj", "/CN=envoy.test", "-keyout", str(folder / "envoy.key"), "-out", str(folder / "envoy.crt"))
+            assert made.returncode == 0, made.stderr
+            (folder / "ca.pem").write_text((folder / "envoy.crt").read_text())
         return folder
 
     def live(self):
@@ -314,7 +321,9 @@ class Reader:
 
 
 # Commands that ask a running service.
-REMOTE = ("bans", "patterns", "limits", "decisions", "reload", "status", "doctor", "log", "support-bundle")
+REMOTE = ("bans", "patterns", "limits", "decisions", "reload", "status", "doctor", "log", "log-level", "support-bundle")
+# And go on until they are told to stop.
+ENDLESS = ("envoy-guard decisions tail",)
 
 
 def is_remote(command):
@@ -329,7 +338,7 @@ def free_port():
 
 
 def wait(url, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(url, timeout=5):
