@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::config::check::Findings;
 use crate::config::errors::Class;
 use crate::config::security::SecurityConfig;
-use crate::config::values::{BehaviorKind, BehaviorRule, SecurityHeaders};
+use crate::config::values::{BehaviorAction, BehaviorKind, BehaviorRule, SecurityHeaders};
 
 mod limits;
 mod redis;
@@ -187,6 +187,10 @@ fn hsts(headers: &SecurityHeaders, out: &mut Findings) {
 
 fn behavior(key: &str, rules: &[BehaviorRule], security: &SecurityConfig, out: &mut Findings) {
     for (index, rule) in rules.iter().enumerate() {
+        // An expression may choose to throttle.
+        if rule.delay_ms.is_some() && rule.action != BehaviorAction::Throttle && rule.custom_action.is_none() {
+            out.warn(&format!("{key}[{index}].delay_ms"), "has no effect: the action is not `throttle`");
+        }
         if rule.rule_type != BehaviorKind::ReturnPattern {
             continue;
         }

@@ -70,6 +70,9 @@ pub struct LimitsConfig {
     /// no room is refused with 503.
     #[schemars(range(min = 1048576, max = 4294967295u32))]
     pub max_gathered_bytes: u32,
+    /// Requests that one worker may slow down at once (`delay_ms` of a behaviour rule); one more gets 429.
+    #[schemars(range(min = 0, max = 65536))]
+    pub max_delayed_requests: u32,
     /// Seconds of silence after which an ext_proc stream is given up; more than Envoy's own idle timeouts.
     #[schemars(range(min = 1, max = 86400))]
     pub stream_idle_seconds: u32,
@@ -93,6 +96,7 @@ impl Default for LimitsConfig {
             memory_clients: 10_000,
             state_deadline_ms: 100,
             max_gathered_bytes: 256 * 1024 * 1024,
+            max_delayed_requests: 256,
             stream_idle_seconds: 3600,
             max_stream_messages: 10_000_000,
             cel_body_bytes: 65_536,

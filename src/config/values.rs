@@ -269,6 +269,11 @@ pub struct BehaviorRule {
     /// What happens.
     #[serde(default)]
     pub action: BehaviorAction,
+    /// For `throttle`: milliseconds that a request above the threshold waits before it goes on, in place of a 429. Less
+    /// than Envoy waits for an answer: the timeout of ext_authz, `message_timeout` of ext_proc.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 10000))]
+    pub delay_ms: Option<u32>,
     /// Ban length in seconds; 3600 when absent.
     #[serde(default)]
     pub ban_duration: Option<Window>,

@@ -12,7 +12,7 @@ use crate::engine::policy::{Bypasses, Policy};
 use crate::engine::routes::RouteId;
 use crate::model::addr::Client;
 use crate::model::check::Check;
-use crate::model::decision::{DetectionSummary, Fact, FactValue, IdentityFlags, OBSERVED, OnBlock};
+use crate::model::decision::{Delay, DetectionSummary, Fact, FactValue, IdentityFlags, OBSERVED, OnBlock};
 use crate::model::event::EventType;
 use crate::model::headers::HeaderEdit;
 use crate::model::place::{CountryCode, Operator};
@@ -40,6 +40,8 @@ pub(crate) struct Cx<'c, 'p, 'r> {
     pub(crate) is_report: bool,
     /// What the request left in behaviour histories.
     pub(crate) trail: Option<Trail>,
+    /// How a rule slows the request down.
+    pub(crate) delay: Option<Box<Delay<'p>>>,
     pub(crate) flags: Option<IdentityFlags>,
     pub(crate) principal: Option<Cow<'p, str>>,
     pub(crate) foreseen: Foreseen<'r>,
@@ -103,6 +105,7 @@ impl<'c, 'p, 'r> Cx<'c, 'p, 'r> {
             answers_itself: false,
             is_report: false,
             trail: None,
+            delay: None,
             flags: None,
             principal: None,
             foreseen: Foreseen::default(),

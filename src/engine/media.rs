@@ -163,6 +163,11 @@ mod tests {
         assert_eq!(body["request_id"], "0a-1b", "the id to ask an operator about");
         assert!(with_id("text/html", "<0a>").contains("Request <code>&lt;0a&gt;</code>"));
         assert!(!with_id("text/html", "two words").contains("two words"), "no id that could not be one");
-        assert_eq!(refusal(settings("negotiated"), "*/*"), (Some(TEXT), "<no> & \"never\"".to_owned()));
+        let plain = || (Some(TEXT), "<no> & \"never\"".to_owned());
+        assert_eq!(refusal(settings("negotiated"), "*/*"), plain());
+        for media in ["application/grpc", "application/grpc-web+proto", "application/grpc-web-text"] {
+            let call = [("content-type", media), ("accept", "application/json")];
+            assert_eq!(refusal_of(settings("negotiated"), &call), plain(), "{media}: the body becomes a message");
+        }
     }
 }

@@ -237,6 +237,8 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
             Verdict::Allow => policy.replies.allowed(&self, dressed),
             Verdict::Deny(_) | Verdict::Fail(_) => Default::default(),
         };
+        let is_allowed = matches!(verdict, Verdict::Allow);
+        let trail = if is_allowed { self.left() } else { None };
         Decision {
             verdict,
             response_headers,
@@ -252,6 +254,8 @@ impl<'p, 'r> Cx<'_, 'p, 'r> {
             principal: self.principal.filter(|principal| !principal.is_empty()),
             excluded: self.excluded,
             passive: policy.passive,
+            delay: self.delay.filter(|_| is_allowed),
+            trail,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::engine::trace::Untraced;
 use crate::engine::{Asked, Pipeline};
 use crate::model::addr::Client;
 use crate::model::check::Check;
-use crate::model::decision::{Decision, IdentityFlags, Origin, Verdict};
+use crate::model::decision::{Decision, IdentityFlags, Origin, Trail, Verdict};
 use crate::model::headers::HeaderEdit;
 use crate::model::time::Timestamp;
 use crate::request::Request;
@@ -34,6 +34,8 @@ pub struct Standing<'r> {
     pub elsewhere: bool,
     /// Another filter inspected the body.
     pub inspected: bool,
+    /// What the request left in behaviour histories.
+    pub trail: Option<Trail>,
 }
 
 /// Which parts the policy wants to see.
@@ -123,7 +125,13 @@ pub async fn decide_body<'p, 'r, S: State, M: Meter>(
     }
     cx.detect_body(asked.meter);
     let mut pipeline = Pipeline { state, meter: asked.meter, trace: &mut Untraced };
-    let verdict = pipeline.run(&mut cx, &[Check::SuspiciousActivity]).await.unwrap_or(Verdict::Allow);
+    let Some(verdict) = pipeline.run(&mut cx, &[Check::SuspiciousActivity]).await else {
+        return cx.decision(Verdict::Allow, true);
+    };
+    // What is refused is no usage.
+    if let Some(trail) = &standing.trail {
+        Box::pin(cx.take_back(state, trail)).await;
+    }
     cx.decision(verdict, true)
 }
 

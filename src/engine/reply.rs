@@ -151,7 +151,9 @@ impl Replies {
         }
         let stated = edits.iter().any(|edit| edit.name == "content-type");
         let content_type = (!body.is_empty() && !stated).then_some(TEXT);
-        if self.form == BodyForm::Negotiated && form != Form::Verbatim && content_type.is_some() {
+        // The body of a refused call becomes its message, whatever else the client accepts.
+        let is_free = form != Form::Verbatim && content_type.is_some() && cx.request.grpc().is_none();
+        if self.form == BodyForm::Negotiated && is_free {
             let (content_type, body) = media::write(cx.request, status, body);
             edits.push(HeaderEdit { existing: Existing::Append, ..HeaderEdit::set("vary", "Accept") });
             return Denial { origin, status, body, content_type: Some(content_type), headers: edits };

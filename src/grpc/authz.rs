@@ -16,7 +16,7 @@ use crate::clock::{self, Budget, Parts, Stopwatch};
 use crate::engine::policy::Policy;
 use crate::engine::trace::{Outcome, Trace};
 use crate::engine::{self, Asked};
-use crate::grpc::desk::{Desk, Prepared};
+use crate::grpc::desk::{Desk, Prepared, Slowed};
 use crate::grpc::frame::{self, FrameError, Unary};
 use crate::grpc::read;
 use crate::grpc::repeat::Repeats;
@@ -58,7 +58,15 @@ impl<S: State> Authz<S> {
     {
         let prepared = self.desk.prepared();
         match frame::take(call.into_body(), prepared.message_bytes_max).await {
-            Ok(message) => Unary::answer(self.check(&prepared, &message).await),
+            Ok(message) => {
+                let (answer, slowed) = self.check(&prepared, &message).await;
+                if let Some(slowed) = slowed {
+                    // Only the answer waits.
+                    drop(message);
+                    slowed.wait().await;
+                }
+                Unary::answer(answer)
+            }
             Err(error @ FrameError::TooLarge(_)) => {
                 self.recorder.unreadable(&error);
                 Unary::answer(write::unreadable("the message is larger than limits.max_message_bytes"))
@@ -71,41 +79,41 @@ impl<S: State> Authz<S> {
     }
 
     /// The framed answer to one CheckRequest. A panic on the way is our failure, not a lost answer.
-    async fn check(&self, prepared: &Prepared, message: &[u8]) -> Bytes {
+    async fn check(&self, prepared: &Prepared, message: &[u8]) -> (Bytes, Option<Slowed>) {
         let mut decision = pin!(self.decide(prepared, message));
         let answer = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| decision.as_mut().poll(cx))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),
         });
         match answer.await {
-            Ok(bytes) => bytes,
+            Ok(answer) => answer,
             // The panic hook has reported where.
             Err(_) => {
                 self.recorder.panicked();
-                write::unreadable("internal error")
+                (write::unreadable("internal error"), None)
             }
         }
     }
 
-    async fn decide(&self, prepared: &Prepared, message: &[u8]) -> Bytes {
+    async fn decide(&self, prepared: &Prepared, message: &[u8]) -> (Bytes, Option<Slowed>) {
         let start = clock::instant();
         let asked = self.repeats.identify(message);
         if let Some(answer) = asked.and_then(|asked| self.repeats.answer(asked, start)) {
-            return answer;
+            return (answer, None);
         }
-        let answer = self.decide_afresh(prepared, message, start).await;
+        let (answer, slowed) = self.decide_afresh(prepared, message, start).await;
         if let Some(asked) = asked {
             self.repeats.keep(asked, answer.clone(), start);
         }
-        answer
+        (answer, slowed)
     }
 
-    async fn decide_afresh(&self, prepared: &Prepared, message: &[u8], start: Instant) -> Bytes {
+    async fn decide_afresh(&self, prepared: &Prepared, message: &[u8], start: Instant) -> (Bytes, Option<Slowed>) {
         let request = match read::read(message) {
             Ok(request) => request,
             Err(error) => {
                 self.recorder.unreadable(&error);
-                return write::unreadable("the question cannot be read");
+                return (write::unreadable("the question cannot be read"), None);
             }
         };
         let policy = &prepared.snapshot.policy;
@@ -114,14 +122,15 @@ impl<S: State> Authz<S> {
         let watch = times.watch(budget);
         let now = clock::now();
         let asked = Asked { request: &request, now, meter: &watch };
-        let decision = engine::decide_traced(policy, &*self.state, asked, &mut times).await;
+        let mut decision = engine::decide_traced(policy, &*self.state, asked, &mut times).await;
+        let slowed = self.desk.slow_down(prepared, &mut decision);
         let client = policy.client(&request);
         let answer = prepared.writer.write(&request, &decision, client);
         self.recorder.decided(&prepared.lines, &request, &decision, (client, start.elapsed()));
         if let Some(parts) = watch.parts() {
             measured(&self.recorder, policy, &parts, (decision.detection.is_some(), now));
         }
-        answer
+        (answer, slowed)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What a worker thread derives from a snapshot, once, for all services of the thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::grpc::write::Writer;
 use crate::live::{Live, Reader, Snapshot};
+use crate::model::decision::{Decision, ResponseHeaders, Verdict};
 use crate::telemetry::lines::Lines;
 
 /// A thread's view of the current snapshot and of what follows from it.
@@ -14,6 +15,8 @@ use crate::telemetry::lines::Lines;
 pub struct Desk {
     reader: RefCell<Reader>,
     prepared: RefCell<Rc<Prepared>>,
+    /// Requests of this thread that are slowed down.
+    delayed: Cell<u32>,
 }
 
 /// What follows from one snapshot.
@@ -31,6 +34,8 @@ pub(super) struct Prepared {
     pub(super) response_bytes_max: usize,
     /// Body bytes that all exchanges of the thread may have gathered at once.
     pub(super) gathered_bytes_max: usize,
+    /// Requests of the thread that may be slowed down at once.
+    pub(super) delayed_max: u32,
     /// Messages that one exchange may have.
     pub(super) messages_max: u32,
     /// Silence after which an exchange is given up.
@@ -46,7 +51,7 @@ impl Desk {
     pub fn new(live: &Live) -> Rc<Self> {
         let mut reader = Reader::new(live);
         let prepared = RefCell::new(Prepared::new(reader.current()));
-        Rc::new(Self { reader: RefCell::new(reader), prepared })
+        Rc::new(Self { reader: RefCell::new(reader), prepared, delayed: Cell::new(0) })
     }
 
     /// What follows from the current snapshot.
@@ -58,6 +63,40 @@ impl Desk {
             *prepared = Prepared::new(current);
         }
         Rc::clone(&prepared)
+    }
+
+    /// Finds room for a request that is to be slowed down. Without room it is refused instead: waiting costs memory, and
+    /// a client that opens ever more requests must not have it.
+    pub(super) fn slow_down(self: &Rc<Self>, prepared: &Prepared, decision: &mut Decision<'_>) -> Option<Slowed> {
+        let delay = decision.delay.take()?;
+        if prepared.delayed_max <= self.delayed.get() {
+            decision.verdict = Verdict::Deny(delay.otherwise);
+            decision.response_headers = ResponseHeaders::default();
+            decision.request_headers.clear();
+            return None;
+        }
+        self.delayed.set(self.delayed.get() + 1);
+        Some(Slowed { desk: Rc::clone(self), by: Duration::from_millis(delay.millis.into()) })
+    }
+}
+
+/// A request whose answer waits, and its place among those that do.
+#[derive(Debug)]
+pub(super) struct Slowed {
+    desk: Rc<Desk>,
+    by: Duration,
+}
+
+impl Slowed {
+    /// Waits.
+    pub(super) async fn wait(self) {
+        tokio::time::sleep(self.by).await;
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        self.desk.delayed.set(self.desk.delayed.get().saturating_sub(1));
     }
 }
 
@@ -73,6 +112,7 @@ impl Prepared {
             response_bytes_max: snapshot.policy.response_bytes_max(),
             body_bytes_max: size(config.security.detection_max_body_inspect_bytes).saturating_add(OVERLAP),
             gathered_bytes_max: size(config.limits.max_gathered_bytes),
+            delayed_max: config.limits.max_delayed_requests,
             messages_max: config.limits.max_stream_messages,
             idle: Duration::from_secs(config.limits.stream_idle_seconds.into()),
             snapshot: Arc::clone(snapshot),

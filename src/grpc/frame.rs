@@ -65,7 +65,9 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
                     return Ok(Some(self.split(PREFIX + length)));
                 }
                 if !self.joined.is_empty() {
-                    self.joined.reserve(PREFIX + length - self.joined.len());
+                    // In powers of two: an allocator keeps pages for each size it has seen, and messages have all sizes.
+                    let room = (PREFIX + length).next_power_of_two();
+                    self.joined.reserve(room - self.joined.len());
                 }
             }
             match next(&mut self.body).await? {

@@ -1,10 +1,11 @@
 //! Refusals as grpc-web clients read them: HTTP 200, and what was decided as trailers. Envoy writes such answers for
-//! gRPC clients only; a grpc-web call is HTTP to it, unless its own filter for them stands before ours.
+//! gRPC clients only. A grpc-web call is HTTP to it, also where its own filter for them stands before ours: that filter
+//! would make a status of the HTTP status, and 400 is none that a client of gRPC knows what to do with.
 
 use base64_simd::STANDARD;
 
 use crate::model::decision::Denial;
-use crate::request::Request;
+use crate::request::{Grpc, Request};
 
 /// Marks a frame that holds trailers.
 const TRAILERS: u8 = 0x80;
@@ -16,6 +17,8 @@ pub(super) enum Web {
     Binary,
     /// Frames in base64.
     Text,
+    /// As gRPC, which Envoy's filter turns into what the client wants.
+    Translated,
 }
 
 impl Web {
@@ -25,12 +28,10 @@ impl Web {
         if denial.status < 400 {
             return None;
         }
-        let media = request.headers.get("content-type")?.trim_ascii().to_ascii_lowercase();
-        let ends = |rest: &[u8]| matches!(rest, [] | [b'+' | b';' | b' ', ..]);
-        let rest = media.strip_prefix(b"application/grpc-web")?;
-        match rest.strip_prefix(b"-text") {
-            Some(rest) => ends(rest).then_some(Self::Text),
-            None => ends(rest).then_some(Self::Binary),
+        match request.grpc()? {
+            Grpc::Web => Some(Self::Binary),
+            Grpc::WebText => Some(Self::Text),
+            Grpc::Plain => is_translated(request).then_some(Self::Translated),
         }
     }
 
@@ -39,10 +40,11 @@ impl Web {
         match self {
             Self::Binary => "application/grpc-web+proto",
             Self::Text => "application/grpc-web-text+proto",
+            Self::Translated => "application/grpc",
         }
     }
 
-    /// The body of the answer: one frame with the trailers.
+    /// The body of the answer: one frame with the trailers, or nothing where they stand among the headers.
     pub(super) fn body(self, code: u64, message: &str) -> Vec<u8> {
         let trailers = format!("grpc-status: {code}\r\ngrpc-message: {}\r\n", escaped(message));
         // A policy's text is far below 4 GiB.
@@ -51,8 +53,18 @@ impl Web {
         match self {
             Self::Binary => frame,
             Self::Text => STANDARD.encode_to_string(&frame).into_bytes(),
+            Self::Translated => Vec::new(),
         }
     }
+}
+
+/// True for a grpc-web call that Envoy's filter has turned into gRPC: what the client said about answers is still there.
+/// A client that says so without being one gets an answer that gRPC clients understand as well.
+fn is_translated(request: &Request<'_>) -> bool {
+    const WEB: &[u8] = b"application/grpc-web";
+    let accepts =
+        |value: &[u8]| value.trim_ascii().get(..WEB.len()).is_some_and(|start| start.eq_ignore_ascii_case(WEB));
+    request.headers.get("x-grpc-web").is_some() || request.headers.all("accept").any(accepts)
 }
 
 /// A status message as gRPC writes it: what is no printable ASCII, and the percent sign, is escaped.
@@ -92,7 +104,10 @@ mod tests {
     use crate::request::{Body, Peer, Tls};
 
     fn of(media: &str, status: u16) -> Option<Web> {
-        let fields = [("content-type", media.as_bytes())];
+        with(&[("content-type", media)], status)
+    }
+
+    fn with(fields: &[(&'static str, &str)], status: u16) -> Option<Web> {
         let request = Request {
             id: "",
             method: "POST",
@@ -100,7 +115,7 @@ mod tests {
             host: "a",
             target: "/".into(),
             protocol: "HTTP/1.1",
-            headers: fields.into_iter().collect::<Headers<'_>>(),
+            headers: fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect::<Headers<'_>>(),
             body: Body::Absent,
             peer: Peer::Absent,
             route: None,
@@ -133,6 +148,20 @@ mod tests {
             assert_eq!(of(media, 403), expected, "{media}");
         }
         assert_eq!((of("application/grpc-web", 399), of("application/grpc-web", 400)), (None, Some(Web::Binary)));
+    }
+
+    #[test]
+    fn a_call_that_envoy_translated_is_known_by_what_the_client_accepts() {
+        let grpc = ("content-type", "application/grpc");
+        for (name, fields, expected) in [
+            ("a browser's client", &[grpc, ("x-grpc-web", "1")][..], Some(Web::Translated)),
+            ("another client", &[grpc, ("accept", "application/grpc-web-text+proto")], Some(Web::Translated)),
+            ("a gRPC client", &[grpc, ("accept", "*/*")], None),
+            ("no call", &[("content-type", "text/plain"), ("x-grpc-web", "1")], None),
+        ] {
+            assert_eq!(with(fields, 403), expected, "{name}");
+        }
+        assert_eq!(Web::Translated.body(7, "no"), b"");
     }
 
     #[test]

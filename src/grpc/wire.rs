@@ -202,9 +202,14 @@ impl Message {
 
     /// Bytes, none included.
     pub fn bytes(&mut self, field: u32, value: &[u8]) {
-        self.tag(field, 2);
-        self.varint(value.len() as u64);
+        self.announce(field, value.len());
         self.raw(value);
+    }
+
+    /// What stands before `length` bytes of a field, which are to follow.
+    pub fn announce(&mut self, field: u32, length: usize) {
+        self.tag(field, 2);
+        self.varint(length as u64);
     }
 
     /// A text, the empty one included.

@@ -16,7 +16,7 @@ use crate::grpc::wire::Message;
 use crate::model::addr::Client;
 use crate::model::decision::{ConstantHeaders, Decision, Denial, Origin, Verdict};
 use crate::model::headers::{Existing, HeaderEdit};
-use crate::request::{Body, Request};
+use crate::request::{Body, Grpc, Request};
 
 /// `google.rpc.Code` of a refusal.
 const PERMISSION_DENIED: u64 = 7;
@@ -67,7 +67,14 @@ impl Writer {
                 status(answer, PERMISSION_DENIED, denial.origin.name());
                 answer.message(response::DENIED, |denied| match Web::of(request, denial) {
                     Some(web) => web_reply(denied, denial, web, refusal_status(denial)),
-                    None => local_reply(denied, denial, refusal_status(denial)),
+                    None => {
+                        let status = refusal_status(denial);
+                        local_reply(denied, denial, status);
+                        // Envoy would make a code of the status, and not the one that gRPC means by it.
+                        if 400 <= status && request.grpc() == Some(Grpc::Plain) {
+                            denied_header(denied, &HeaderEdit::set("grpc-status", grpc_status(status).to_string()));
+                        }
+                    }
                 });
                 self.metadata(answer, request, decision, client);
             }),
@@ -216,6 +223,17 @@ pub(super) fn framed(capacity: usize, fill: impl FnOnce(&mut Message)) -> Bytes 
     bytes.into()
 }
 
+/// A framed message of which `head` is the beginning; `length` more bytes of it follow elsewhere.
+pub(super) fn framed_before(head: &[u8], length: usize) -> Bytes {
+    let mut bytes = Vec::with_capacity(PREFIX + head.len());
+    // Such an answer is a piece of a message that was itself below 4 GiB.
+    let length = u32::try_from(head.len() + length).unwrap_or(u32::MAX);
+    bytes.push(0);
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(head);
+    bytes.into()
+}
+
 fn status(answer: &mut Message, code: u64, message: &str) {
     answer.message(response::STATUS, |status| {
         status.number(1, code);
@@ -229,28 +247,41 @@ fn local_reply(reply: &mut Message, denial: &Denial<'_>, status: u16) {
     let explicit = denial.headers.iter().any(|edit| edit.name.eq_ignore_ascii_case("content-type"));
     // Envoy sends text/plain when it is told nothing.
     if let (Some(content_type), false) = (denial.content_type, explicit) {
-        header(reply, 2, &HeaderEdit::set("content-type", content_type));
+        denied_header(reply, &HeaderEdit::set("content-type", content_type));
     }
     for edit in &denial.headers {
-        header(reply, 2, edit);
+        denied_header(reply, edit);
     }
     reply.text(3, &denial.body);
+}
+
+/// A header of an answer of ours. Envoy drops what is to be appended to such an answer, and delivers each of several that
+/// are to be set under one name.
+fn denied_header(reply: &mut Message, edit: &HeaderEdit<'_>) {
+    let existing = match edit.existing {
+        Existing::Append => Existing::Overwrite,
+        Existing::Keep | Existing::Overwrite => edit.existing,
+    };
+    header(reply, 2, &HeaderEdit { existing, ..edit.borrowed() });
 }
 
 /// The same for a grpc-web client: what happened to its call stands in trailers, and HTTP has nothing to report. A body
 /// is text here, so that trailers of the binary form, which begin with a byte that is none, stand among the headers.
 fn web_reply(reply: &mut Message, denial: &Denial<'_>, web: Web, status: u16) {
     reply.message(1, |code| code.number(1, 200));
-    header(reply, 2, &HeaderEdit::set("content-type", web.media()));
+    denied_header(reply, &HeaderEdit::set("content-type", web.media()));
     for edit in denial.headers.iter().filter(|edit| !edit.name.eq_ignore_ascii_case("content-type")) {
-        header(reply, 2, edit);
+        denied_header(reply, edit);
     }
     let code = grpc_status(status);
     match web {
         Web::Text => reply.bytes(3, &web.body(code, &denial.body)),
-        Web::Binary => {
-            header(reply, 2, &HeaderEdit::set("grpc-status", code.to_string()));
-            header(reply, 2, &HeaderEdit::set("grpc-message", web::escaped(&denial.body)));
+        Web::Binary | Web::Translated => {
+            denied_header(reply, &HeaderEdit::set("grpc-status", code.to_string()));
+            denied_header(reply, &HeaderEdit::set("grpc-message", web::escaped(&denial.body)));
+            if web == Web::Translated {
+                return;
+            }
             // An empty message: Envoy drops the media type of an answer without a body, and clients insist on it.
             reply.bytes(3, &[0; PREFIX]);
         }

@@ -111,6 +111,28 @@ pub struct Decision<'p> {
     pub excluded: bool,
     /// The policy was passive: what would have been denied was only reported.
     pub passive: bool,
+    /// The request goes on, but not at once.
+    pub delay: Option<Box<Delay<'p>>>,
+    /// What the request left in behaviour histories, should it be refused later.
+    pub trail: Option<Box<Trail>>,
+}
+
+/// An event in behaviour histories. It means something to state alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Trail {
+    /// The endpoint's digest.
+    pub endpoint: [u8; 32],
+    /// The event's mark.
+    pub mark: u128,
+}
+
+/// How an allowed request is slowed down.
+#[derive(Clone, Debug)]
+pub struct Delay<'p> {
+    /// Milliseconds that the answer waits.
+    pub millis: u32,
+    /// The answer when no more requests can wait.
+    pub otherwise: Denial<'p>,
 }
 
 /// Response headers of an allowed request: the constant set of the policy, and what depends on the request.
@@ -289,6 +311,8 @@ impl Decision<'_> {
             principal: None,
             excluded: false,
             passive: false,
+            delay: None,
+            trail: None,
         }
     }
 }

@@ -7,6 +7,20 @@ pub mod path;
 use crate::model::addr::ClientAddr;
 use crate::request::headers::Headers;
 
+/// What media types of gRPC begin with.
+const GRPC: &[u8] = b"application/grpc";
+
+/// How the messages of a gRPC call are packed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Grpc {
+    /// gRPC itself.
+    Plain,
+    /// grpc-web, frames as they are.
+    Web,
+    /// grpc-web, frames in base64.
+    WebText,
+}
+
 /// What the engine sees of a request. Nothing in it is owned.
 #[derive(Clone, Debug)]
 pub struct Request<'r> {
@@ -46,6 +60,25 @@ impl Request<'_> {
         let is_plain =
             text.len() <= ID_BYTES_MAX && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         is_plain.then_some(text)
+    }
+
+    /// What kind of gRPC call this is, if any, by its media type.
+    #[must_use]
+    pub fn grpc(&self) -> Option<Grpc> {
+        let media = self.headers.get("content-type")?.trim_ascii();
+        let (name, rest) = media.split_at_checked(GRPC.len())?;
+        if !name.eq_ignore_ascii_case(GRPC) {
+            return None;
+        }
+        let rest = rest.to_ascii_lowercase();
+        let (kind, rest) = match rest.strip_prefix(b"-web") {
+            None => (Grpc::Plain, &rest[..]),
+            Some(web) => match web.strip_prefix(b"-text") {
+                Some(rest) => (Grpc::WebText, rest),
+                None => (Grpc::Web, web),
+            },
+        };
+        matches!(rest, [] | [b'+' | b';' | b' ', ..]).then_some(kind)
     }
 
     /// The same request with another body, which may live shorter.

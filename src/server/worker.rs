@@ -31,6 +31,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Resets by a peer that are waited for, and resets of ours after which the connection is given up: what a flood of
 /// resets may cost.
 const RESETS_MAX: usize = 128;
+/// Bytes of one stream that a peer may send before we read them: what a body costs in memory, however long it is.
+const STREAM_BYTES_MAX: u32 = 256 * 1024;
+/// Bytes of answers of one stream that wait for the peer.
+const SEND_BYTES_MAX: usize = 128 * 1024;
 /// Header fields of one call, in bytes. They hold gRPC's own fields; the request of the client lies in the message.
 const CALL_HEADER_BYTES_MAX: u32 = 16 * 1024;
 
@@ -208,6 +212,8 @@ where
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(limits.streams)
+            .initial_stream_window_size(STREAM_BYTES_MAX)
+            .max_send_buf_size(SEND_BYTES_MAX)
             .max_pending_accept_reset_streams(RESETS_MAX)
             .max_local_error_reset_streams(RESETS_MAX)
             .max_header_list_size(CALL_HEADER_BYTES_MAX)

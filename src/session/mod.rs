@@ -10,7 +10,7 @@ mod response;
 
 use bytes::Bytes;
 
-use crate::request::Request;
+use crate::request::{Grpc, Request};
 
 pub use machine::Session;
 
@@ -83,10 +83,9 @@ impl BodyKind {
         if request.method == "CONNECT" || upgrades && has_token("upgrade", "websocket") {
             return Self::Tunnel;
         }
-        let media = request.headers.get("content-type").unwrap_or_default().to_ascii_lowercase();
-        match media.strip_prefix(b"application/grpc") {
-            Some([] | [b'+' | b';' | b' ', ..]) => Self::Messages,
-            Some(_) | None => Self::Whole,
+        match request.grpc() {
+            Some(Grpc::Plain) => Self::Messages,
+            Some(Grpc::Web | Grpc::WebText) | None => Self::Whole,
         }
     }
 }

@@ -98,6 +98,18 @@ impl Mark {
         Self(uuid::Uuid::new_v4().as_u128())
     }
 
+    /// The mark that was written down as this number.
+    #[must_use]
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The mark as a number.
+    #[must_use]
+    pub const fn bits(self) -> u128 {
+        self.0
+    }
+
     /// The member of a history: 32 lower-case hexadecimal digits.
     fn member(self) -> String {
         format!("{:032x}", self.0)

@@ -71,3 +71,20 @@ fn reports_are_taken(stack: &Stack) {
     assert_eq!((send(report).status, send("{}").status), (204, 400));
     assert_eq!(stack.application.seen(), before, "the upstream never saw them");
 }
+
+/// What is added to answers of ours is there behind both filters, each value of it.
+#[test]
+fn what_is_added_to_a_refusal_arrives() {
+    let security = "blacklist: [\"198.51.100.66\"]\ncustom_response_modifier:\n  - { add: { set-cookie: a=1 } }\n  \
+        - { add: { set-cookie: b=2 } }";
+    for file in ["ext_authz.yaml", "ext_proc.yaml"] {
+        let stack = Stack::of(file, &policy(security, "responses:\n  bodies: negotiated", 0, 0), |text| text);
+        let refused = stack.send(&Call::get("/").from("198.51.100.66"));
+        let all = |name: &str| -> Vec<&str> {
+            let found = refused.headers.iter().filter(|(known, _)| known == name);
+            found.map(|(_, value)| value.as_str()).collect()
+        };
+        assert_eq!((refused.status, all("set-cookie")), (403, vec!["a=1", "b=2"]), "{file}: {refused:?}");
+        assert_eq!(all("vary"), ["Accept"], "{file}: {refused:?}");
+    }
+}

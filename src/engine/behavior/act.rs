@@ -50,6 +50,9 @@ pub(super) async fn act<S: State>(
         ("threshold", int(rule.threshold)),
         ("window", int(rule.window.seconds())),
     ];
+    if let (BehaviorAction::Throttle, Some(millis)) = (action, rule.delay) {
+        fact.metadata.push(("delay_ms", int(millis)));
+    }
     if action == BehaviorAction::Alert {
         fact.metadata.push(("alert", FactValue::Bool(true)));
     }

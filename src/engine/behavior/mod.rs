@@ -11,7 +11,7 @@ use crate::engine::behavior::pattern::Pattern;
 use crate::engine::cx::{Cx, Objection};
 use crate::engine::expression::Program;
 use crate::engine::policy::{Bypasses, Compiling, PerRoute, Routed};
-use crate::model::decision::{Origin, Verdict};
+use crate::model::decision::{Delay, Denial, Origin, Trail as Left, Verdict};
 use crate::model::time::Window;
 use crate::state::keys::digest;
 use crate::state::{Digest, Mark, State, Track, Watch};
@@ -56,6 +56,8 @@ pub(crate) struct Rule {
     /// For return rules.
     returned: Option<Returned>,
     action: BehaviorAction,
+    /// Milliseconds that a throttled request waits; without them it is refused.
+    delay: Option<u32>,
     ban: Window,
     /// Applies to every route.
     is_global: bool,
@@ -146,6 +148,7 @@ impl Rules {
             window: rule.window,
             returned,
             action: rule.action,
+            delay: rule.delay_ms,
             ban,
             is_global,
             correlates: is_global && rule.correlate_with_detection,
@@ -257,12 +260,24 @@ impl<'r> Cx<'_, '_, 'r> {
         self.watched().is_some_and(|(_, mark)| mark.is_some())
     }
 
+    /// What the request left, for whoever may have to take it back later.
+    pub(crate) fn left(&self) -> Option<Box<Left>> {
+        let (Some(trail), Some((_, Some(mark)))) = (self.trail, self.watched()) else { return None };
+        Some(Box::new(Left { endpoint: trail.endpoint.0, mark: mark.bits() }))
+    }
+
     /// Takes back what a request left: it is refused after all.
     pub(crate) async fn withdraw(&self, state: &impl State) {
-        let (Some(trail), Some((_, Some(mark)))) = (self.trail, self.watched()) else { return };
-        let track = Track { client: self.client, endpoint: trail.endpoint, pattern: None };
+        if let Some(left) = self.left() {
+            self.take_back(state, &left).await;
+        }
+    }
+
+    /// Takes back what the request left when its headers were decided.
+    pub(crate) async fn take_back(&self, state: &impl State, left: &Left) {
+        let track = Track { client: self.client, endpoint: Digest(left.endpoint), pattern: None };
         // Should state be lost meanwhile, one request too many is counted.
-        state.withdraw(&[track], mark).await.unwrap_or_default();
+        state.withdraw(&[track], Mark::from_bits(left.mark)).await.unwrap_or_default();
     }
 }
 
@@ -273,12 +288,13 @@ impl Rules {
     }
 }
 
-/// Lets the rules speak about a request that passed all checks. `Some` refuses it: it is throttled.
+/// Lets the rules speak about a request that passed all checks. `Some` refuses it: it is throttled. One that is only
+/// slowed down passes, and counts.
 pub(crate) async fn conclude<'p, S: State>(cx: &mut Cx<'_, 'p, '_>, state: &S) -> Option<Verdict<'p>> {
     let policy = cx.policy;
     let rules = policy.behavior.by_route.of(cx.route);
     let counts: Vec<u64> = cx.watched().map(|(counts, _)| counts.to_vec()).unwrap_or_default();
-    let mut throttled: Option<&'p Rule> = None;
+    let mut throttle = Throttle::default();
     for (rule, count) in rules.watching().zip(counts) {
         let Some(firing) = fires(cx, state, rule, count).await else { continue };
         let is_throttle = if rule.holds_off() {
@@ -287,15 +303,43 @@ pub(crate) async fn conclude<'p, S: State>(cx: &mut Cx<'_, 'p, '_>, state: &S) -
             let id = endpoint_id(rules, cx);
             act::act(cx, state, firing, &id).await == BehaviorAction::Throttle
         };
-        if is_throttle && throttled.is_none_or(|other| other.window < rule.window) {
-            throttled = Some(rule);
+        if is_throttle {
+            throttle.add(rule);
         }
     }
-    let rule = throttled.filter(|_| !policy.passive)?;
-    cx.withdraw(state).await;
-    let seconds = rule.window.seconds().to_string();
-    let objection = Objection::new(429, "Too many requests").with_header("retry-after", seconds);
-    Some(Verdict::Deny(policy.replies.denial(cx, Origin::Behavior, objection)))
+    if policy.passive {
+        return None;
+    }
+    if let Some(window) = throttle.refuses_for {
+        cx.withdraw(state).await;
+        return Some(Verdict::Deny(too_many(cx, window.seconds())));
+    }
+    if let Some(millis) = throttle.delays_by {
+        let otherwise = too_many(cx, millis.div_ceil(1000));
+        cx.delay = Some(Box::new(Delay { millis, otherwise }));
+    }
+    None
+}
+
+/// What the rules that throttle a request lead to: the longest of each.
+#[derive(Default)]
+struct Throttle {
+    refuses_for: Option<Window>,
+    delays_by: Option<u32>,
+}
+
+impl Throttle {
+    fn add(&mut self, rule: &Rule) {
+        match rule.delay {
+            None => self.refuses_for = self.refuses_for.max(Some(rule.window)),
+            delay => self.delays_by = self.delays_by.max(delay),
+        }
+    }
+}
+
+fn too_many<'p>(cx: &mut Cx<'_, 'p, '_>, seconds: u32) -> Denial<'p> {
+    let objection = Objection::new(429, "Too many requests").with_header("retry-after", seconds.to_string());
+    cx.policy.replies.denial(cx, Origin::Behavior, objection)
 }
 
 /// Counts what a response says. `head` asks about the status, else the body is asked about.

@@ -1,5 +1,7 @@
 use serde_json::{Value, json};
 
+use crate::detect::Unmetered;
+use crate::engine::Asked;
 use crate::engine::phases::{self, ResponseHead, Standing};
 use crate::engine::policy::Policy;
 use crate::engine::responses::{Part, Reading};
@@ -8,6 +10,7 @@ use crate::model::addr::Client;
 use crate::model::category::CategorySet;
 use crate::model::decision::{Decision, FactValue};
 use crate::model::time::Timestamp;
+use crate::request::{Body, Request};
 use crate::state::State;
 use crate::state::memory::Memory;
 
@@ -113,6 +116,50 @@ fn throttled_clients_wait_until_the_window_has_room() {
     assert_eq!(seen, [0, 0, 429, 429, 429, 0, 429], "what was refused does not count");
     let refused = at(&policy, &state, Ask::default(), later(11.0));
     assert_eq!(header(&refused, "retry-after"), Some("10"));
+}
+
+#[test]
+fn a_throttled_client_may_be_slowed_down_instead() {
+    let rule = lit!({"rule_type": "usage", "threshold": 1, "window": 10, "action": "throttle", "delay_ms": 1200});
+    let slow = policy(own(json!([rule])));
+    let state = Memory::new(100);
+    let delays = [0.0, 1.0, 2.0, 11.5].map(|second| {
+        let decision = at(&slow, &state, Ask::default(), later(second));
+        assert_eq!(short(&decision).0, 0, "it passes");
+        decision.delay.map(|delay| (delay.millis, delay.otherwise.status))
+    });
+    assert_eq!(delays, [None, Some((1200, 429)), Some((1200, 429)), Some((1200, 429))], "what passes counts");
+    let decision = at(&slow, &state, Ask::default(), later(11.5));
+    let otherwise = &decision.delay.as_ref().unwrap().otherwise.headers;
+    assert!(otherwise.iter().any(|edit| edit.name == "retry-after" && edit.value == "2"), "{otherwise:?}");
+    let done = decision.facts.iter().find(|fact| fact.event.name() == "behavioral_violation").unwrap();
+    assert!(done.action == "throttle" && done.metadata.contains(&("delay_ms", FactValue::Int(1200))), "{done:?}");
+    let refusing = lit!({"rule_type": "frequency", "threshold": 1, "window": 60, "action": "throttle"});
+    let both = policy(own(json!([rule, refusing])));
+    assert_eq!(statuses(&both, &Memory::new(100), &[0.0, 0.0]), [0, 429], "a refusal needs no waiting");
+    let mut passive = own(json!([rule]));
+    passive["security"] = json!({"passive_mode": true});
+    let passive = policy(passive);
+    let state = Memory::new(100);
+    assert!([0.0, 0.0].iter().all(|second| at(&passive, &state, Ask::default(), later(*second)).delay.is_none()));
+}
+
+#[test]
+fn a_request_whose_body_is_refused_is_no_usage() {
+    let policy = policy(own(lit!([{"rule_type": "usage", "threshold": 2, "window": 60, "action": "throttle"}])));
+    let state = Memory::new(100);
+    let ask = Ask { method: "POST", headers: &[("content-type", "application/json")], ..Ask::default() };
+    for _ in 0..4 {
+        let decision = at(&policy, &state, ask, NOON);
+        assert_eq!(short(&decision).0, 0, "what was refused does not count");
+        let trail = decision.trail.as_deref().copied();
+        assert!(trail.is_some());
+        let standing = Standing { flags: decision.flags, trail, ..Standing::default() };
+        let body = Body::Complete(br#"{"q": "1' UNION SELECT login, password FROM users--"}"#);
+        let request = Request { body, ..ask.request() };
+        let asked = Asked { request: &request, now: NOON, meter: &Unmetered };
+        assert_eq!(short(&ready(phases::decide_body(&policy, &state, asked, &standing))).0, 400);
+    }
 }
 
 #[test]

@@ -148,8 +148,9 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
                     self.session.response_inspected(inspected);
                 }
                 Command::Answer(answer) => {
-                    let bytes = self.answer(answer, &part.part);
-                    self.outbox.send(bytes).await;
+                    for bytes in self.answer(answer, &part.part).into_iter().filter(|bytes| !bytes.is_empty()) {
+                        self.outbox.send(bytes).await;
+                    }
                 }
             }
         }
@@ -179,6 +180,8 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
             let (watch, now) = (times.watch(budget), clock::now());
             let asked = Asked { request, now, meter: &watch };
             let mut decision = engine::decide_traced(policy, &*self.proc.state, asked, &mut times).await;
+            // Nobody waits for what is only observed.
+            let slowed = if self.is_observed { None } else { self.proc.desk.slow_down(self.prepared, &mut decision) };
             let client = policy.client(request);
             if let Some(parts) = watch.parts() {
                 measured(&self.proc.recorder, policy, &parts, (decision.detection.is_some(), now));
@@ -188,11 +191,15 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
                 self.record(request, &decision, (client, start.elapsed()));
             }
             self.standing.flags = decision.flags;
+            self.standing.trail = decision.trail.take().map(|trail| *trail);
             let edits = std::mem::take(&mut decision.request_headers);
             if !awaits_report && self.conclude(&decision, client) {
                 return Ruling::Refuse;
             }
             self.edits = edits;
+            if let Some(slowed) = slowed {
+                slowed.wait().await;
+            }
         }
         let Some(request) = &self.request else { return self.fail() };
         let wanted = phases::wanted(policy, request, &self.standing);
@@ -346,12 +353,13 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
         Ruling::Refuse
     }
 
-    fn answer(&mut self, answer: Answer, part: &Part<'_>) -> Bytes {
-        match answer {
+    /// An answer, in up to two pieces: what it says, and the bytes of a body.
+    fn answer(&mut self, answer: Answer, part: &Part<'_>) -> [Bytes; 2] {
+        let said = match answer {
             Answer::RequestHeaders(modes) => {
                 write::request_headers(self.request.as_ref(), &self.edits, modes, &self.metadata)
             }
-            Answer::RequestBody(chunk) => write::request_body(&chunk),
+            Answer::RequestBody(chunk) => return write::request_body(&chunk),
             Answer::RequestTrailers => write::request_trailers(),
             Answer::ResponseHeaders(modes) => {
                 let head = match part {
@@ -363,7 +371,7 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
                     None => write::response_headers(&head, &self.response_edits(&head), modes),
                 }
             }
-            Answer::ResponseBody(chunk) => write::response_body(&chunk),
+            Answer::ResponseBody(chunk) => return write::response_body(&chunk),
             Answer::ResponseTrailers => write::response_trailers(),
             Answer::Refusal => self.refusal.take().unwrap_or_else(|| {
                 self.has_failed = true;
@@ -374,7 +382,8 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
                 self.proc.recorder.unreadable(&breach);
                 write::failure(500, FAILED, "envoy_guard_fail_out_of_order")
             }
-        }
+        };
+        [said, Bytes::new()]
     }
 
     fn response_edits(&self, head: &ResponseHead<'_>) -> ResponseEdits<'e> {

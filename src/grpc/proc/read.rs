@@ -111,6 +111,8 @@ impl<'m> Decided<'m> {
             flags: Some(IdentityFlags { whitelisted: self.whitelisted, exempt: false }),
             elsewhere: true,
             inspected: self.inspected,
+            // Its mark stays with the filter that counted.
+            trail: None,
         })
     }
 

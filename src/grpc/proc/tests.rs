@@ -287,15 +287,22 @@ fn a_response_loses_what_is_there_and_keeps_what_it_may() {
 
 #[test]
 fn bodies_go_on_or_are_sent_back() {
-    let answer = parsed(&write::request_body(&Chunk::Continue));
+    let answer = parsed(&write::request_body(&Chunk::Continue).concat());
     assert!(matches!(&answer.response, Some(Reply::RequestBody(body)) if body.response.is_none()));
-    let answer = parsed(&write::response_body(&Chunk::Echo { bytes: Bytes::from_static(b"abc"), end: true }));
-    let Some(Reply::ResponseBody(body)) = answer.response else { panic!() };
-    match body.response.unwrap().body_mutation.unwrap().mutation.unwrap() {
-        Mutation::StreamedResponse(streamed) => {
-            assert_eq!((&streamed.body[..], streamed.end_of_stream), (&b"abc"[..], true))
+    // Where the length of one of the levels needs a byte more.
+    for length in [0, 3, 110, 119, 120, 123, 126, 127, 128, 16_380, 16_384, 65_536] {
+        for end in [true, false] {
+            let bytes = Bytes::from(vec![b'x'; length]);
+            let [head, tail] = write::response_body(&Chunk::Echo { bytes: bytes.clone(), end });
+            assert_eq!(tail.as_ptr(), bytes.as_ptr(), "not copied");
+            let Some(Reply::ResponseBody(body)) = parsed(&[head, tail].concat()).response else { panic!() };
+            match body.response.unwrap().body_mutation.unwrap().mutation.unwrap() {
+                Mutation::StreamedResponse(streamed) => {
+                    assert_eq!((streamed.body.len(), streamed.end_of_stream), (length, end))
+                }
+                other => panic!("{other:?}"),
+            }
         }
-        other => panic!("{other:?}"),
     }
     assert!(matches!(parsed(&write::request_trailers()).response, Some(Reply::RequestTrailers(_))));
     assert!(matches!(parsed(&write::response_trailers()).response, Some(Reply::ResponseTrailers(_))));

@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use crate::engine::phases::{ResponseEdits, ResponseHead};
 use crate::grpc::proc::read::OURS;
-use crate::grpc::web::{Web, grpc_status};
+use crate::grpc::web::{Web, escaped, grpc_status};
 use crate::grpc::wire::Message;
-use crate::grpc::write::{clean, failure_status, framed, refusal_status};
+use crate::grpc::write::{clean, failure_status, framed, framed_before, refusal_status};
 use crate::model::decision::{Decision, Denial, Verdict};
 use crate::model::headers::{Existing, HeaderEdit};
 use crate::request::Request;
@@ -62,12 +62,12 @@ pub(super) fn response_headers(head: &ResponseHead<'_>, edits: &ResponseEdits<'_
 }
 
 /// A part of the request body goes on.
-pub(super) fn request_body(chunk: &Chunk) -> Bytes {
+pub(super) fn request_body(chunk: &Chunk) -> [Bytes; 2] {
     body(field::REQUEST_BODY, chunk)
 }
 
 /// A part of the response body goes on.
-pub(super) fn response_body(chunk: &Chunk) -> Bytes {
+pub(super) fn response_body(chunk: &Chunk) -> [Bytes; 2] {
     body(field::RESPONSE_BODY, chunk)
 }
 
@@ -145,6 +145,10 @@ fn web_reply(reply: &mut Message, denial: &Denial<'_>, how: (Web, u16, &str)) {
     reply.message(1, |code| code.number(1, 200));
     reply.message(2, |mutation| {
         header(mutation, &HeaderEdit::set("content-type", web.media()));
+        if web == Web::Translated {
+            header(mutation, &HeaderEdit::set("grpc-status", grpc_status(status).to_string()));
+            header(mutation, &HeaderEdit::set("grpc-message", escaped(&denial.body)));
+        }
         for edit in denial.headers.iter().filter(|edit| !edit.name.eq_ignore_ascii_case("content-type")) {
             header(mutation, edit);
         }
@@ -186,22 +190,31 @@ fn header(mutation: &mut Message, edit: &HeaderEdit<'_>) {
     });
 }
 
-fn body(number: u32, chunk: &Chunk) -> Bytes {
+/// The parts of an answer, to be sent one behind the other: the bytes of a body are not copied.
+fn body(number: u32, chunk: &Chunk) -> [Bytes; 2] {
     match chunk {
-        Chunk::Continue => framed(8, |answer| answer.message(number, |_| {})),
-        Chunk::Echo { bytes, end } => framed(32 + bytes.len(), |answer| {
-            answer.message(number, |body| {
-                body.message(1, |common| {
-                    common.message(3, |mutation| {
-                        mutation.message(3, |streamed| {
-                            streamed.bytes(1, bytes);
-                            streamed.number(2, u64::from(*end));
-                        });
-                    });
-                });
-            });
-        }),
+        Chunk::Continue => [framed(8, |answer| answer.message(number, |_| {})), Bytes::new()],
+        Chunk::Echo { bytes, end } => [echo(number, bytes.len(), *end), bytes.clone()],
     }
+}
+
+/// What stands before `length` bytes that are sent back: each level of the message, from the innermost one outwards.
+fn echo(number: u32, length: usize, end: bool) -> Bytes {
+    const COMMON: u32 = 1;
+    const BODY_MUTATION: u32 = 3;
+    const STREAMED: u32 = 3;
+    let mut streamed = Message::with_capacity(16);
+    streamed.number(2, u64::from(end));
+    // The bytes are the last field, because they follow from elsewhere.
+    streamed.announce(1, length);
+    let mut head = streamed.finish();
+    for level in [STREAMED, BODY_MUTATION, COMMON, number] {
+        let mut outer = Message::with_capacity(16 + head.len());
+        outer.announce(level, head.len() + length);
+        outer.raw(&head);
+        head = outer.finish();
+    }
+    framed_before(&head, length)
 }
 
 /// A ProcessingMode. Body modes are always stated: one that is left out means none.
