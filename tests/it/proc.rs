@@ -2,11 +2,13 @@
 //! upgrades and gRPC.
 
 mod clients;
+mod fuzz;
 mod h2;
 mod memory;
 mod modes;
 mod routes;
 mod shipped;
+mod throttle;
 mod wire;
 
 use std::io::{Read, Write};
@@ -19,6 +21,7 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::proc::modes::{TRAILERS, Way, with_ways};
 use crate::stack::{Answer, Call, Stack, policy};
 
 const JSON: &str = "application/json";
@@ -29,34 +32,6 @@ const SECURITY: &str = "rate_limit: 100000\nauto_ban_threshold: 100000\nenable_c
     cors_allow_origins: [\"https://app.example.com\"]\n\
     custom_response_modifier:\n  - remove: [x-powered-by]\n  \
     - { when: \"response.status == 404\", set: { x-lost: \"yes\" } }";
-
-/// A route for each way to send bodies, `/request-mode/response-mode`, before the other routes.
-fn with_modes(text: String) -> String {
-    let modes = ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED"];
-    let mut routes = String::new();
-    for request in modes {
-        for response in modes {
-            routes.push_str(&format!(
-                r#"
-                        - match: {{ prefix: "/{request}/{response}/" }}
-                          route: {{ cluster: application, upgrade_configs: [{{ upgrade_type: websocket }}] }}
-                          typed_per_filter_config:
-                            envoy.filters.http.ext_proc:
-                              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute
-                              overrides:
-                                processing_mode:
-                                  request_header_mode: SEND
-                                  response_header_mode: SEND
-                                  request_body_mode: {request}
-                                  response_body_mode: {response}
-                                  request_trailer_mode: SEND
-                                  response_trailer_mode: SEND"#
-            ));
-        }
-    }
-    text.replace("                      routes:\n", &format!("                      routes:{routes}\n"))
-        .replace("message_timeout: 0.5s", "message_timeout: 5s")
-}
 
 fn start(edit: impl Fn(String) -> String) -> Stack {
     Stack::of("ext_proc.yaml", &policy(SECURITY, ADMIN, 0, 0), edit)
@@ -74,13 +49,10 @@ fn post(path: &str, body: &[u8]) -> Call {
 fn bodies_are_inspected_in_every_mode() {
     for overridable in [true, false] {
         let stack = start(|text| {
-            with_modes(text).replace("allow_mode_override: true", &format!("allow_mode_override: {overridable}"))
+            with_ways(&text, &[]).replace("allow_mode_override: true", &format!("allow_mode_override: {overridable}"))
         });
-        for request in ["STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED", "NONE"] {
-            for response in ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED"] {
-                let path = format!("/{request}/{response}/a");
-                bodies_of(&stack, &path, request != "NONE");
-            }
+        for way in Way::all().filter(|way| way.trailers == TRAILERS[0]) {
+            bodies_of(&stack, &way.path("a"), way.inspects());
         }
     }
 }
@@ -193,13 +165,12 @@ fn upgrades_and_grpc_pass_in_every_mode() {
             )
         };
         let routes = route("STREAMED", "streamed") + &route("FULL_DUPLEX_STREAMED", "duplex");
-        with_modes(text).replace("                      routes:", &format!("                      routes:{routes}"))
+        with_ways(&text, &[])
+            .replace("                      routes:", &format!("                      routes:{routes}"))
     };
     let stack = start(health);
-    for mode in ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED"] {
-        for response in ["NONE", "STREAMED", "FULL_DUPLEX_STREAMED"] {
-            assert_eq!(websocket(stack.port, &format!("/{mode}/{response}/ws")), "ping", "{mode} {response}");
-        }
+    for way in Way::all().filter(|way| way.trailers == TRAILERS[0] && way.streams_responses()) {
+        assert_eq!(websocket(stack.port, &way.path("ws")), "ping", "{way:?}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(grpc(&stack));
