@@ -10,6 +10,8 @@ use crate::state::{Patterns, StateError};
 
 /// Time that compiling a set of shared patterns may take; the set before it stays when that is not enough.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(30);
+/// After no change for so long the patterns are compiled together.
+const QUIET: Duration = Duration::from_secs(2);
 /// How long to wait before reading again what could not be read, at first and at most.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -57,10 +59,23 @@ pub async fn follow(state: &impl Patterns, custom: &Arc<CustomPatterns>) {
                 continue;
             }
         }
-        if changes.changed().await.is_err() {
-            return;
+        let settling = async {
+            tokio::time::sleep(QUIET).await;
+            settle(custom).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = settling, if custom.is_layered() => {}
         }
     }
+}
+
+/// Compiles what was added piece by piece together, on a thread that serves nobody.
+async fn settle(custom: &Arc<CustomPatterns>) {
+    let custom = Arc::clone(custom);
+    // A panic there would be a mistake of ours and loses nothing: the layers stay.
+    drop(tokio::task::spawn_blocking(move || custom.settle()).await);
 }
 
 /// Compiles on a thread that serves nobody; what is refused is reported once.

@@ -7,7 +7,7 @@
 mod expression;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +36,10 @@ pub const REACH: usize = 512;
 pub const STRETCHES_MAX: usize = 32;
 /// Steps back that deciding one stretch may take. Needing more is itself a finding.
 pub const STEPS_BACK_MAX: usize = 16 * 1024;
+/// Layers of one set.
+pub const LAYERS_MAX: usize = 3;
+/// Patterns that are compiled together when one more comes: a tenth of a second.
+pub const TOGETHER_MAX: usize = 24;
 /// Finds so near to each other are decided together.
 const STRIDE: u32 = REACH as u32;
 /// Finds that one scan reports.
@@ -160,15 +164,46 @@ fn refused(error: CompileError) -> PatternError {
     PatternError { kind, position, message }
 }
 
-/// Compiled patterns, in the order of their texts' list. Immutable.
+/// Patterns that were compiled together.
+#[derive(Debug)]
+struct Layer {
+    patterns: Vec<Arc<Pattern>>,
+    automaton: Automaton,
+}
+
+impl Layer {
+    fn compile(patterns: Vec<Arc<Pattern>>, cache: &dyn DatabaseCache) -> Result<Arc<Self>, PatternError> {
+        let expressions: Vec<Expression<'_>> =
+            patterns.iter().enumerate().map(|(id, pattern)| pattern.expression(id)).collect();
+        let automaton = Automaton::compile_or_restore(&expressions, cache).map_err(refused)?;
+        Ok(Arc::new(Self { patterns, automaton }))
+    }
+}
+
+/// A layer, and which of its patterns are in use.
+#[derive(Clone, Debug)]
+struct Used {
+    layer: Arc<Layer>,
+    is_used: Vec<bool>,
+}
+
+impl Used {
+    fn patterns(&self) -> impl Iterator<Item = &Arc<Pattern>> {
+        self.layer.patterns.iter().zip(&self.is_used).filter_map(|(pattern, is_used)| is_used.then_some(pattern))
+    }
+}
+
+/// Compiled patterns. Immutable.
+///
+/// To compile a thousand patterns takes seconds, so a set that differs little from one that there is takes over what was
+/// compiled, in layers: each is searched by itself. [`Set::whole`] makes one layer of all.
 #[derive(Debug, Default)]
 pub(crate) struct Set {
-    patterns: Vec<Arc<Pattern>>,
-    automaton: Option<Automaton>,
+    layers: Vec<Used>,
 }
 
 impl Set {
-    /// Compiles `texts`; what is twice in them counts once. Patterns of `known` are not tried again.
+    /// Compiles `texts`; what is twice in them counts once. Patterns of `known` are neither tried nor compiled again.
     ///
     /// # Errors
     /// The first pattern that is refused, by its place in `texts`, or the set as a whole at the place behind the last.
@@ -177,19 +212,29 @@ impl Set {
         known: &Self,
         (cache, meter): (&dyn DatabaseCache, &dyn Meter),
     ) -> Result<Self, (usize, PatternError)> {
-        let mut patterns: Vec<Arc<Pattern>> = Vec::with_capacity(texts.len());
+        let before: BTreeMap<&str, &Arc<Pattern>> =
+            known.patterns().map(|pattern| (pattern.text.as_str(), pattern)).collect();
+        let mut fresh: Vec<Arc<Pattern>> = Vec::new();
         let mut seen = BTreeSet::new();
-        for (index, text) in texts.iter().enumerate().filter(|(_, text)| seen.insert(**text)) {
+        let mut looking = 0;
+        for (index, text) in texts.iter().enumerate() {
             let refused = |error: PatternError| (index, error);
-            if PATTERNS_MAX <= patterns.len() {
+            if seen.contains(text) {
+                continue;
+            }
+            if PATTERNS_MAX <= seen.len() {
                 return Err(refused(PatternError::new(Refused::TooMany, format!("more than {PATTERNS_MAX} patterns"))));
             }
-            let pattern = match known.patterns.iter().find(|pattern| pattern.text == *text) {
+            seen.insert(*text);
+            let pattern = match before.get(text) {
                 Some(pattern) => Arc::clone(pattern),
-                None => Pattern::prepare(text).map_err(refused)?,
+                None => {
+                    let pattern = Pattern::prepare(text).map_err(refused)?;
+                    fresh.push(Arc::clone(&pattern));
+                    pattern
+                }
             };
-            patterns.push(pattern);
-            let looking = patterns.iter().filter(|pattern| pattern.read.looking.is_some()).count();
+            looking += usize::from(pattern.read.looking.is_some());
             if LOOKING_MAX < looking {
                 let message = format!("more than {LOOKING_MAX} patterns with look-around or back-references");
                 return Err(refused(PatternError::new(Refused::TooMany, message)));
@@ -199,14 +244,55 @@ impl Set {
             }
         }
         let whole = |error: PatternError| (texts.len(), error);
-        let expressions: Vec<Expression<'_>> =
-            patterns.iter().enumerate().map(|(id, pattern)| pattern.expression(id)).collect();
-        let automaton = Automaton::compile_or_restore(&expressions, cache).map_err(|error| whole(refused(error)))?;
-        if DATABASE_BYTES_MAX < automaton.size() {
+        let set = known.without(&seen).with(fresh, cache).map_err(whole)?;
+        let bytes: usize = set.layers.iter().map(|used| used.layer.automaton.size()).sum();
+        if DATABASE_BYTES_MAX < bytes {
             let message = format!("the patterns compile to more than {DATABASE_BYTES_MAX} bytes");
             return Err(whole(PatternError::new(Refused::TooLarge, message)));
         }
-        Ok(Self { automaton: (!patterns.is_empty()).then_some(automaton), patterns })
+        Ok(set)
+    }
+
+    /// The same without the patterns that are not among `wanted`. Compiles nothing.
+    fn without(&self, wanted: &BTreeSet<&str>) -> Self {
+        let keep = |used: &Used| {
+            let texts = used.layer.patterns.iter().zip(&used.is_used);
+            let is_used = texts.map(|(pattern, is_used)| *is_used && wanted.contains(pattern.text.as_str())).collect();
+            Used { layer: Arc::clone(&used.layer), is_used }
+        };
+        let layers = self.layers.iter().map(keep).filter(|used| used.is_used.contains(&true));
+        Self { layers: layers.collect() }
+    }
+
+    /// The same with patterns that it has not. What was added last is compiled with them while that is not much, and all
+    /// of it when there would be too many layers.
+    fn with(mut self, fresh: Vec<Arc<Pattern>>, cache: &dyn DatabaseCache) -> Result<Self, PatternError> {
+        if fresh.is_empty() {
+            return Ok(self);
+        }
+        let mut together = fresh;
+        while let Some(last) = self.layers.last() {
+            let count = last.patterns().count();
+            if LAYERS_MAX <= self.layers.len() || count + together.len() <= TOGETHER_MAX {
+                together.splice(0..0, last.patterns().cloned());
+                self.layers.pop();
+            } else {
+                break;
+            }
+        }
+        let is_used = vec![true; together.len()];
+        self.layers.push(Used { layer: Layer::compile(together, cache)?, is_used });
+        Ok(self)
+    }
+
+    /// True when it is not one layer with all of its patterns in use.
+    fn is_layered(&self) -> bool {
+        1 < self.layers.len() || self.layers.iter().any(|used| used.is_used.contains(&false))
+    }
+
+    /// The same patterns in one layer.
+    fn whole(&self) -> Result<Self, PatternError> {
+        Self::default().with(self.patterns().cloned().collect(), &NoCache)
     }
 
     /// The set of a configuration.
@@ -218,24 +304,36 @@ impl Set {
         Self::compile(&texts, &Self::default(), (cache, &crate::detect::Unmetered))
     }
 
+    fn patterns(&self) -> impl Iterator<Item = &Arc<Pattern>> {
+        self.layers.iter().flat_map(Used::patterns)
+    }
+
     /// The texts, in order.
     pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
-        self.patterns.iter().map(|pattern| pattern.text.as_str())
+        self.patterns().map(|pattern| pattern.text.as_str())
     }
 
     /// True when it finds nothing in any text.
     pub(crate) const fn is_empty(&self) -> bool {
-        self.patterns.is_empty()
+        self.layers.is_empty()
     }
 
     /// Adds one threat for each pattern that matches `text`.
     pub(crate) fn find(&self, text: &str, view: View, threats: &mut Vec<Threat>) {
-        let Some(automaton) = &self.automaton else { return };
-        let mut finds = automaton.finds(text.as_bytes(), STRIDE, FINDS_MAX);
+        self.layers.iter().for_each(|used| used.find(text, view, threats));
+    }
+}
+
+impl Used {
+    fn find(&self, text: &str, view: View, threats: &mut Vec<Threat>) {
+        let mut finds = self.layer.automaton.finds(text.as_bytes(), STRIDE, FINDS_MAX);
         finds.sort_unstable();
         for finds in finds.chunk_by(|a, b| a.0 == b.0) {
             let Some((id, end)) = finds.first().copied() else { continue };
-            let Some(pattern) = self.patterns.get(usize::from(id)) else { continue };
+            let Some(pattern) = self.layer.patterns.get(usize::from(id)) else { continue };
+            if self.is_used.get(usize::from(id)) != Some(&true) {
+                continue;
+            }
             let threat = match &pattern.read.looking {
                 None => Some(pattern.threat(Method::Regex, view, (text, pattern.span(text, end as usize)))),
                 Some(looking) => match decide(looking, text, finds) {
@@ -322,7 +420,7 @@ impl CustomPatterns {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current.load_full();
         let texts: Vec<&str> = current.texts().filter(|text| *text != pattern).collect();
-        if texts.len() == current.patterns.len() {
+        if texts.len() == current.texts().count() {
             return false;
         }
         // A part of what compiled compiles; if it did not, the set with the pattern would have to stay.
@@ -333,7 +431,7 @@ impl CustomPatterns {
     /// Removes all patterns and returns how many there were.
     pub fn clear(&self) -> usize {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = self.current.load().patterns.len();
+        let count = self.count();
         self.swap(Set::default());
         count
     }
@@ -367,6 +465,27 @@ impl CustomPatterns {
         }
     }
 
+    /// True when compiling all patterns together would make looking for them faster.
+    #[must_use]
+    pub fn is_layered(&self) -> bool {
+        self.current.load().is_layered()
+    }
+
+    /// Compiles all patterns together, which may take seconds, and swaps that in unless the set changed meanwhile. Changes
+    /// do not wait for it.
+    pub fn settle(&self) {
+        let before = self.current.load_full();
+        if !before.is_layered() {
+            return;
+        }
+        // What compiled in layers and is too much at once stays in layers.
+        let Ok(whole) = before.whole() else { return };
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&before, &self.current.load_full()) {
+            self.swap(whole);
+        }
+    }
+
     /// The texts, in the order they were added.
     #[must_use]
     pub fn list(&self) -> Vec<String> {
@@ -387,7 +506,7 @@ impl CustomPatterns {
     }
 
     fn swap(&self, set: Set) {
-        self.count.store(set.patterns.len(), Ordering::Relaxed);
+        self.count.store(set.texts().count(), Ordering::Relaxed);
         self.current.store(Arc::new(set));
     }
 }

@@ -121,6 +121,37 @@ fn a_set_changes_as_a_whole_and_is_bounded() {
     assert!(refused.len() == 1 && refused[0].1.kind == Refused::TooMany, "{refused:?}");
 }
 
+#[test]
+fn a_set_that_changes_a_little_compiles_a_little() {
+    let texts =
+        |numbers: Range<usize>| -> BTreeSet<String> { numbers.map(|number| format!("needle{number:05}x?")).collect() };
+    let set = CustomPatterns::default();
+    assert!(set.replace(&texts(0..200), &Unmetered).0 && !set.is_layered());
+    let base = Arc::clone(&set.current.load().layers[0].layer);
+    // One by one, with one taken away in between: the first two hundred stay as they were compiled.
+    for number in 200..260 {
+        assert_eq!(set.add(&format!("needle{number:05}x?"), &Unmetered), Ok(true));
+        let current = set.current.load_full();
+        assert!(Arc::ptr_eq(&current.layers[0].layer, &base));
+        assert!(current.layers.len() <= LAYERS_MAX && current.layers[1].layer.patterns.len() <= TOGETHER_MAX);
+    }
+    assert!(set.remove("needle00007x?") && set.is_layered());
+    assert!(Arc::ptr_eq(&set.current.load().layers[0].layer, &base));
+    let seen =
+        |set: &CustomPatterns| found(set, "needle00007 needle00008 needle00199 needle00200 needle00259 needle00260");
+    assert_eq!((set.count(), seen(&set).len()), (259, 4));
+    let (listed, before) = (set.list(), seen(&set));
+    // Compiled together it is the same.
+    set.settle();
+    assert!(!set.is_layered() && set.current.load().layers.len() == 1);
+    assert_eq!((set.list(), seen(&set), set.count()), (listed, before, 259));
+    // What was taken away can come again.
+    assert!(set.replace(&texts(0..260), &Unmetered).0);
+    assert_eq!((set.count(), seen(&set).len()), (260, 5));
+    set.clear();
+    assert!(!set.is_layered() && seen(&set).is_empty());
+}
+
 struct Spent;
 
 impl Meter for Spent {
