@@ -65,6 +65,8 @@ pub struct ReloadStatus {
     pub at: f64,
     /// Why the latest attempt failed; empty after a success.
     pub error: String,
+    /// Times that rows of patterns were compiled, the first time included.
+    pub patterns_compiled: u64,
 }
 
 /// The current snapshot, for many readers and one writer.
@@ -80,7 +82,11 @@ impl Live {
     #[must_use]
     pub fn new(first: Snapshot) -> Arc<Self> {
         let version = watch::Sender::new(first.version);
-        Arc::new(Self { current: Arc::new(ArcSwap::from_pointee(first)), status: ArcSwap::default(), version })
+        Arc::new(Self {
+            current: Arc::new(ArcSwap::from_pointee(first)),
+            status: ArcSwap::from_pointee(ReloadStatus { patterns_compiled: 1, ..ReloadStatus::default() }),
+            version,
+        })
     }
 
     /// Tells the version of the snapshot whenever there is a new one.
@@ -104,6 +110,11 @@ impl Live {
     /// Replaces the snapshot by one of the same configuration. To be called by one task only.
     pub fn exchange(&self, snapshot: Snapshot) {
         let version = snapshot.version;
+        if !snapshot.policy.detector.has_rows_of(&self.current.load().policy.detector) {
+            let status = ReloadStatus::clone(&self.status.load());
+            let patterns_compiled = status.patterns_compiled + 1;
+            self.status.store(Arc::new(ReloadStatus { patterns_compiled, ..status }));
+        }
         self.current.store(Arc::new(snapshot));
         self.version.send_replace(version);
     }
@@ -111,17 +122,23 @@ impl Live {
     /// Replaces the snapshot, or keeps it and notes why; a change that succeeded may need no other one. To be called by
     /// one task only.
     pub fn replace(&self, attempt: Result<Option<Snapshot>, String>, now: Timestamp) {
-        let mut status = ReloadStatus::clone(&self.status.load());
-        status.at = now.0;
-        match attempt {
+        let error = match attempt {
             Ok(snapshot) => {
                 if let Some(snapshot) = snapshot {
                     self.exchange(snapshot);
                 }
+                None
+            }
+            Err(error) => Some(error),
+        };
+        let mut status = ReloadStatus::clone(&self.status.load());
+        status.at = now.0;
+        match error {
+            None => {
                 status.succeeded += 1;
                 status.error.clear();
             }
-            Err(error) => {
+            Some(error) => {
                 status.failed += 1;
                 status.error = error;
             }

@@ -4,52 +4,31 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::app::build::{Inputs, Refusal};
+use crate::app::build::Refusal;
 use crate::app::keeper::{Change, Mailbox};
+use crate::app::preview;
 use crate::app::serve::House;
 use crate::clock::{self, Budget};
-use crate::config::redacted::redacted_json;
-use crate::config::{Config, Sources};
 use crate::detect::View;
 use crate::detect::custom::{self, CustomPatterns};
+use crate::live::Snapshot;
 use crate::model::addr::{ClientAddr, IpEntry};
 use crate::server::admin::Report;
 use crate::server::api::{Control, PatternSet};
-use crate::state::Backend;
+use crate::state::top::BusyKey;
+use crate::state::{Backend, Digest, StateError};
+use crate::telemetry::levels::Levels;
 use crate::telemetry::recent::Recent;
 
 /// Time that trying a pattern may take.
 const TRIAL_MAX: Duration = Duration::from_secs(10);
 
-/// Keys, or beginnings of keys, that a running service does not take over.
-const NEEDS_RESTART: [&str; 18] = [
-    "listeners.grpc",
-    "listeners.unix",
-    "listeners.unix_mode",
-    "listeners.workers",
-    "admin.address",
-    "admin.unix",
-    "admin.unix_mode",
-    "redis.",
-    "security.redis_",
-    "security.enable_redis",
-    "limits.",
-    "telemetry.log_filter",
-    "telemetry.queue",
-    "security.log_format",
-    "security.custom_log_file",
-    "data.dynamic_rules",
-    "security.enable_dynamic_rules",
-    "security.dynamic_rule",
-];
-
 /// The service, seen by operators.
 pub(in crate::app) struct Operations {
     pub(in crate::app) house: Arc<House>,
     pub(in crate::app) mailbox: Mailbox,
-    pub(in crate::app) sources: Sources,
 }
 
 impl Control for Operations {
@@ -100,16 +79,33 @@ impl Control for Operations {
 
     async fn reload(&self, dry_run: bool) -> Result<Value, Vec<String>> {
         if dry_run {
-            let (sources, live) = (self.sources.clone(), Arc::clone(&self.house.live));
-            let built = tokio::task::spawn_blocking(move || {
-                let (old, inputs) = (live.snapshot(), Inputs::read(&sources)?);
-                let new = inputs.compile(Some(&old))?;
-                Ok::<_, Refusal>(difference((&old.config, &old.hash), (&new.config, &new.hash)))
-            });
-            return built.await.map_err(|error| vec![error.to_string()])?.map_err(|Refusal(errors)| errors);
+            let preview = self.mailbox.preview().await.map_err(|Refusal(errors)| errors)?;
+            return Ok(preview::shown(&preview, &self.house.live.snapshot()));
         }
         let version = self.mailbox.change(Change::Config).await.map_err(|Refusal(errors)| errors)?;
         Ok(json!({ "reloaded": true, "version": version, "hash": self.house.live.snapshot().hash }))
+    }
+
+    async fn busiest(&self, size: usize) -> Result<Value, StateError> {
+        let snapshot = self.house.live.snapshot();
+        let window = |key: &BusyKey| Limited::of(&snapshot, key).window;
+        let found = self.house.state.busiest(size, clock::now(), window).await?;
+        let shown = found.entries.iter().map(|busy| {
+            let limited = Limited::of(&snapshot, &busy.key);
+            json!({
+                "limit": limited.limit,
+                "client": limited.client,
+                "count": busy.count,
+                "allowed": limited.allowed,
+                "window": limited.window,
+                "key": limited.key,
+            })
+        });
+        Ok(json!({ "limits": shown.collect::<Vec<_>>(), "complete": found.is_complete, "source": found.source }))
+    }
+
+    fn levels(&self) -> &Levels {
+        &self.house.levels
     }
 
     fn recent(&self) -> &Recent {
@@ -140,6 +136,58 @@ impl Control for Operations {
     }
 }
 
+/// What is known of a rate limit history besides its count.
+struct Limited {
+    limit: String,
+    client: Option<String>,
+    allowed: Option<u32>,
+    window: Option<u32>,
+    key: Option<String>,
+}
+
+impl Limited {
+    fn of(snapshot: &Snapshot, key: &BusyKey) -> Self {
+        let security = &snapshot.config.security;
+        let hex = |digest: &Digest| Some(digest.0.iter().map(|byte| format!("{byte:02x}")).collect());
+        match key {
+            BusyKey::Rule(digest) => match snapshot.policy.limit_of(digest) {
+                Some(owner) => Self {
+                    limit: owner.limit.to_owned(),
+                    client: owner.client,
+                    allowed: Some(owner.requests),
+                    window: Some(owner.window.seconds()),
+                    key: hex(digest),
+                },
+                None => Self {
+                    limit: "of another configuration".to_owned(),
+                    client: None,
+                    allowed: None,
+                    window: None,
+                    key: hex(digest),
+                },
+            },
+            BusyKey::Client(client, None) => Self {
+                limit: "global".to_owned(),
+                client: Some(client.clone()),
+                allowed: Some(security.rate_limit),
+                window: Some(security.rate_limit_window),
+                key: None,
+            },
+            BusyKey::Client(client, Some(path)) => {
+                let mut known = security.endpoint_rate_limits.iter();
+                let endpoint = known.find(|(text, _)| Digest::of(text.as_bytes()) == *path);
+                Self {
+                    limit: endpoint.map_or_else(|| "a route's".to_owned(), |(text, _)| format!("endpoint {text}")),
+                    client: Some(client.clone()),
+                    allowed: endpoint.map(|(_, (requests, _))| *requests),
+                    window: endpoint.map(|(_, (_, window))| *window),
+                    key: hex(path),
+                }
+            }
+        }
+    }
+}
+
 /// What Hyperscan wants of the processor.
 fn processor() -> Value {
     let threads = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
@@ -158,65 +206,4 @@ fn processor() -> Value {
         "avx2": has.1,
         "avx512vbmi": has.2,
     })
-}
-
-/// What becomes another configuration, key by key, without secrets.
-fn difference((old, old_hash): (&Config, &str), (new, new_hash): (&Config, &str)) -> Value {
-    let (mut before, mut after) = (Map::new(), Map::new());
-    flatten("", &redacted_json(old), &mut before);
-    flatten("", &redacted_json(new), &mut after);
-    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    let changes: Vec<Value> = keys
-        .into_iter()
-        .filter(|key| before.get(*key) != after.get(*key))
-        .map(|key| {
-            let needs_restart = NEEDS_RESTART.iter().any(|start| key.starts_with(start));
-            json!({ "key": key, "old": before.get(key), "new": after.get(key), "needs_restart": needs_restart })
-        })
-        .collect();
-    json!({
-        "dry_run": true,
-        // Secrets look alike here; the hash tells them apart.
-        "only_secrets_changed": changes.is_empty() && old_hash != new_hash,
-        "changes": changes,
-        "hash": new_hash,
-    })
-}
-
-/// Maps by their keys, joined by dots; lists and plain values whole.
-fn flatten(above: &str, value: &Value, out: &mut Map<String, Value>) {
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            for (key, value) in map {
-                let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
-                flatten(&path, value, out);
-            }
-        }
-        _ => drop(out.insert(above.to_owned(), value.clone())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_difference_names_what_changes_and_what_waits() {
-        let old = Config::default();
-        let mut new = old.clone();
-        new.security.rate_limit = 77;
-        new.limits.drain_seconds = 3;
-        new.admin.token = Some("0123456789abcdef".to_owned().into());
-        let difference = difference((&old, "a"), (&new, "b"));
-        let changes = difference["changes"].as_array().unwrap();
-        let of = |key: &str| changes.iter().find(|change| change["key"] == key).unwrap();
-        assert_eq!(of("security.rate_limit")["new"], 77);
-        assert_eq!(of("security.rate_limit")["needs_restart"], false);
-        assert_eq!(of("limits.drain_seconds")["needs_restart"], true);
-        assert_eq!(of("admin.token")["new"], "[redacted]");
-        assert_eq!(changes.len(), 3);
-        let other_secret = super::difference((&new, "b"), (&new, "c"));
-        assert_eq!(other_secret["only_secrets_changed"], true);
-        assert_eq!(other_secret["changes"].as_array().unwrap().len(), 0);
-    }
 }

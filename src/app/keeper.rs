@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::app::build::{self, Inputs, Refusal};
 use crate::clock;
 use crate::config::{Config, Sources};
+use crate::detect::Detector;
 use crate::feeds::refresh::News;
 use crate::feeds::rules::Checked;
 use crate::live::{Live, Snapshot};
@@ -53,10 +54,23 @@ impl Change {
 /// How a change ended: the version of the snapshot that holds it, or every reason why it was not made.
 pub type Outcome = Result<u64, Refusal>;
 
+/// What reading everything again would come to.
 #[derive(Debug)]
-struct Order {
-    change: Change,
-    answer: oneshot::Sender<Outcome>,
+pub struct Preview {
+    /// What is in force.
+    pub old: Inputs,
+    /// What would be.
+    pub new: Inputs,
+    /// The patterns that would be.
+    pub detector: Arc<Detector>,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// Make a change.
+    Make(Change, oneshot::Sender<Outcome>),
+    /// Tell what reading everything again would come to; makes no change.
+    Preview(oneshot::Sender<Result<Box<Preview>, Refusal>>),
 }
 
 /// Where changes are brought. Cheap to clone.
@@ -66,11 +80,21 @@ pub struct Mailbox(mpsc::Sender<Order>);
 impl Mailbox {
     /// Brings a change and waits for its outcome.
     pub async fn change(&self, change: Change) -> Outcome {
-        let gone = || Refusal(vec!["the service is stopping".to_owned()]);
         let (answer, outcome) = oneshot::channel();
-        self.0.send(Order { change, answer }).await.map_err(|_| gone())?;
-        outcome.await.map_err(|_| gone())?
+        self.0.send(Order::Make(change, answer)).await.map_err(|_| stopping())?;
+        outcome.await.map_err(|_| stopping())?
     }
+
+    /// Reads and compiles everything again, and tells what it came to. Nothing changes.
+    pub async fn preview(&self) -> Result<Box<Preview>, Refusal> {
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Order::Preview(answer)).await.map_err(|_| stopping())?;
+        outcome.await.map_err(|_| stopping())?
+    }
+}
+
+fn stopping() -> Refusal {
+    Refusal(vec!["the service is stopping".to_owned()])
 }
 
 /// Keeps the inputs and makes snapshots of them.
@@ -93,11 +117,26 @@ impl Keeper {
 
     /// Makes changes one after another, until no mailbox is left.
     pub async fn run(mut self) {
-        while let Some(Order { change, answer }) = self.orders.recv().await {
-            let outcome = self.make(change).await;
-            // Whoever asked may have gone; the change is made all the same.
-            drop(answer.send(outcome));
+        while let Some(order) = self.orders.recv().await {
+            match order {
+                Order::Make(change, answer) => {
+                    let outcome = self.make(change).await;
+                    // Whoever asked may have gone; the change is made all the same.
+                    drop(answer.send(outcome));
+                }
+                Order::Preview(answer) => drop(answer.send(self.preview().await)),
+            }
         }
+    }
+
+    async fn preview(&self) -> Result<Box<Preview>, Refusal> {
+        let (sources, old, previous) = (self.sources.clone(), self.inputs.clone(), self.live.snapshot());
+        let built = tokio::task::spawn_blocking(move || {
+            let new = Change::Config.fold(&old, &sources)?;
+            let detector = new.compile(Some(&previous))?.policy.detector;
+            Ok(Box::new(Preview { old, new, detector }))
+        });
+        built.await.unwrap_or_else(|error| Err(Refusal(vec![error.to_string()])))
     }
 
     async fn make(&mut self, change: Change) -> Outcome {

@@ -13,6 +13,7 @@ pub mod keeper;
 mod lint;
 mod narrow;
 pub mod patterns;
+mod preview;
 mod reload;
 pub mod replay;
 pub mod rules;
@@ -73,10 +74,17 @@ enum Command {
         #[command(flatten)]
         target: cli::Target,
     },
-    /// Change the rate limit counts of a running service.
+    /// Show and forget the rate limit counts of a running service.
     Limits {
         #[command(subcommand)]
         what: cli::Limits,
+        #[command(flatten)]
+        target: cli::Target,
+    },
+    /// Show and change the levels of a running service's own log lines.
+    Log {
+        #[command(subcommand)]
+        what: cli::Log,
         #[command(flatten)]
         target: cli::Target,
     },
@@ -166,6 +174,7 @@ pub fn run() -> ExitCode {
         Command::Bans { what, target } => cli::run(&target, cli::Ask::Bans(what)),
         Command::Patterns { what, target } => cli::run(&target, cli::Ask::Patterns(what)),
         Command::Limits { what, target } => cli::run(&target, cli::Ask::Limits(what)),
+        Command::Log { what, target } => cli::run(&target, cli::Ask::Log(what)),
         Command::Decisions { what, target } => cli::run(&target, cli::Ask::Decisions(what)),
         Command::Reload { dry_run, target } => cli::run(&target, cli::Ask::Reload { dry_run }),
         Command::Status { target } => cli::run(&target, cli::Ask::Status),

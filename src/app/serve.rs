@@ -4,6 +4,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +38,7 @@ use crate::server::worker::{Limits, Worker};
 use crate::state::Backend;
 use crate::telemetry::bus::Bus;
 use crate::telemetry::exporters::{ExporterError, Exporters};
+use crate::telemetry::levels::Levels;
 use crate::telemetry::metrics::{Metrics, Sample};
 use crate::telemetry::queue::Queue;
 use crate::telemetry::recent::Recent;
@@ -67,10 +69,10 @@ pub enum ServeError {
 pub fn serve(sources: Sources) -> Result<(), ServeError> {
     let inputs = Inputs::read(&sources)?;
     let snapshot = inputs.compile(None)?;
-    let log = start_logging(&snapshot.config)?;
+    let (log, levels) = start_logging(&snapshot.config)?;
     report_panics();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(run(sources, (inputs, snapshot), &log));
+    let served = runtime.block_on(run(sources, (inputs, snapshot), (&log, levels)));
     log.flush();
     served
 }
@@ -83,11 +85,12 @@ pub(in crate::app) struct House {
     repeats: Arc<Repeats>,
     rules: Arc<rules::Board>,
     pub(in crate::app) recent: Arc<Recent>,
+    pub(in crate::app) levels: Levels,
     gate: Arc<Gate>,
     draining: AtomicBool,
 }
 
-async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result<(), ServeError> {
+async fn run(sources: Sources, first: (Inputs, Snapshot), (log, levels): (&Queue, Levels)) -> Result<(), ServeError> {
     let (inputs, snapshot) = first;
     let state = Backend::new(&snapshot.config).map_err(|error| ServeError::Config(Refusal(vec![error.to_string()])))?;
     let live = Live::new(snapshot);
@@ -99,6 +102,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
         repeats: Arc::default(),
         rules: Arc::default(),
         recent: Arc::default(),
+        levels,
         gate: Arc::clone(&gate),
         draining: AtomicBool::new(false),
     });
@@ -123,7 +127,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     let keeping = tokio::spawn(keeper.run());
     let watching = tokio::spawn(reload::follow(sources.file.clone(), Arc::clone(&live), mailbox.clone()));
     let admin = doors.map(|doors| {
-        let control = Operations { house: Arc::clone(&house), mailbox: mailbox.clone(), sources };
+        let control = Operations { house: Arc::clone(&house), mailbox: mailbox.clone() };
         let pages = admin::pages(Arc::clone(&house), Arc::new(control), Arc::clone(&metrics), gate);
         tokio::spawn(admin::serve(doors, pages, ended))
     });
@@ -142,6 +146,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     count_house(&metrics, &house, log);
     herald::count_sinks(&metrics, &bus);
     let told = (Arc::clone(&bus), Arc::clone(&exporters));
+    let levelling = tokio::spawn(follow_levels(Arc::clone(&house)));
     let watched = (Arc::clone(&house.state), Arc::clone(&house.feeds));
     let heralding = tokio::spawn(herald::watch(Arc::clone(&live), watched, told));
     tracing::info!(
@@ -173,6 +178,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     informing.abort();
     keeping.abort();
     watching.abort();
+    levelling.abort();
     heralding.abort();
     // The task has ended for certain before its exporters are taken back.
     drop(heralding.await);
@@ -185,6 +191,20 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), log: &Queue) -> Result
     }
     tracing::info!("stopped");
     drained.map_err(|error| ServeError::Io(io::Error::other(error)))
+}
+
+/// How often it is looked whether an operator's log levels are over.
+const LEVELS_LOOK: Duration = Duration::from_millis(500);
+
+/// Takes over the log filter of each new configuration, and ends an operator's in time. Never returns.
+async fn follow_levels(house: Arc<House>) {
+    loop {
+        house.levels.configure(&house.live.snapshot().config.telemetry.log_filter);
+        if house.levels.expire(clock::now()) {
+            tracing::info!("the log levels of the configuration are in force again");
+        }
+        tokio::time::sleep(LEVELS_LOOK).await;
+    }
 }
 
 /// Health and reflection, and the reporter that changes health.
@@ -349,6 +369,12 @@ fn count_house(metrics: &Metrics, house: &Arc<House>, log: &Queue) {
                 label: Some(("hash", snapshot.hash.clone())),
                 value: 1,
             },
+            plain(
+                "pattern_compiles",
+                "Times that rows were compiled, the first time included",
+                true,
+                status.patterns_compiled,
+            ),
             reload("success", status.succeeded),
             reload("failure", status.failed),
         ];

@@ -167,6 +167,12 @@ impl Detector {
         wrong.collect()
     }
 
+    /// True when both share one compiled table of rows.
+    #[must_use]
+    pub fn has_rows_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.table, &other.table)
+    }
+
     /// The patterns that are added and removed at run time. A detector compiled with this one as its previous one has
     /// the same.
     #[must_use]

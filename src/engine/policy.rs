@@ -23,6 +23,7 @@ use crate::model::addr::{Client, IpEntry};
 use crate::model::lists::AddressList;
 use crate::model::nets::IpSet;
 use crate::model::place::{CloudRanges, Countries};
+use crate::model::time::Window;
 use crate::request::Request;
 use crate::request::client::{Proxies, identify};
 use crate::request::path::{Subtrees, normalise};
@@ -70,6 +71,19 @@ pub struct PolicyError {
     pub message: String,
 }
 
+/// Whose history a key is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LimitOwner<'p> {
+    /// The limit's name.
+    pub limit: &'p str,
+    /// Requests that pass per window.
+    pub requests: u32,
+    /// Over which time.
+    pub window: Window,
+    /// The client, or the first address of its network, where the limit counts by it.
+    pub client: Option<String>,
+}
+
 /// Data that a policy consults, loaded by the shell.
 #[derive(Clone, Debug, Default)]
 pub struct Feeds {
@@ -88,6 +102,12 @@ pub struct Feeds {
 }
 
 impl Policy {
+    /// Whose history of one of the service's own limits a key is; `None` when no limit of this policy has such keys.
+    #[must_use]
+    pub fn limit_of(&self, key: &Digest) -> Option<LimitOwner<'_>> {
+        self.checks.rate_limit.as_ref()?.rules.owner(key)
+    }
+
     /// Compiles a policy. `detector` is reused when given. All errors are reported together.
     pub fn compile(config: &Config, feeds: &Feeds, detector: Arc<Detector>) -> Result<Self, Vec<PolicyError>> {
         let mut compiling = Compiling { config, feeds, errors: Vec::new(), warnings: Vec::new() };

@@ -20,9 +20,11 @@ use crate::model::time::Window;
 use crate::server::access::{self, Operator};
 use crate::server::decisions;
 use crate::server::gate::Gate;
+use crate::server::log;
 use crate::server::openapi;
 use crate::server::problem::Problem;
 use crate::state::{Backend, Ban, Patterns, Question, State as _, StateError};
+use crate::telemetry::levels::Levels;
 use crate::telemetry::recent::Recent;
 
 /// Bytes of a call's body at most.
@@ -47,6 +49,10 @@ pub trait Control: Send + Sync + 'static {
     fn try_pattern(&self, pattern: &str, text: Option<&str>) -> Result<bool, String>;
     /// Reads everything again, or tells what would change.
     fn reload(&self, dry_run: bool) -> impl Future<Output = Result<Value, Vec<String>>> + Send;
+    /// The busiest rate limit histories, each with its limit.
+    fn busiest(&self, size: usize) -> impl Future<Output = Result<Value, StateError>> + Send;
+    /// The levels of log lines.
+    fn levels(&self) -> &Levels;
     /// Recent decisions.
     fn recent(&self) -> &Recent;
     /// How each part of the service is doing.
@@ -85,7 +91,8 @@ pub fn routes<C: Control>(control: Arc<C>, gate: Arc<Gate>) -> Router {
         .route("/api/v1/addresses/{address}", get(why::<C>))
         .route("/api/v1/decisions", get(decisions::list::<C>))
         .route("/api/v1/decisions/{id}", get(decisions::one::<C>))
-        .route("/api/v1/limits", axum::routing::delete(reset_limits::<C>))
+        .route("/api/v1/limits", get(busiest::<C>).delete(reset_limits::<C>))
+        .route("/api/v1/log", get(log::show::<C>).put(log::set::<C>).delete(log::reset::<C>))
         .route("/api/v1/patterns", get(patterns::<C>).post(add_pattern::<C>).delete(remove_pattern::<C>))
         .route("/api/v1/patterns/test", post(test_pattern::<C>))
         .with_state(control)
@@ -112,13 +119,15 @@ pub(in crate::server) fn bad(detail: impl Into<String>) -> Problem {
 }
 
 /// Reads a body of JSON, whatever its media type says.
-fn read<T: DeserializeOwned>(body: Result<Bytes, axum::extract::rejection::BytesRejection>) -> Result<T, Problem> {
+pub(in crate::server) fn read<T: DeserializeOwned>(
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Result<T, Problem> {
     let body =
         body.map_err(|error| Problem::new(error.status(), format!("a body has at most {BODY_BYTES_MAX} bytes")))?;
     serde_json::from_slice(&body).map_err(|error| bad(format!("the body cannot be read: {error}")))
 }
 
-type Body = Result<Bytes, axum::extract::rejection::BytesRejection>;
+pub(in crate::server) type Body = Result<Bytes, axum::extract::rejection::BytesRejection>;
 pub(in crate::server) type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 pub(in crate::server) type Named = Result<Path<String>, axum::extract::rejection::PathRejection>;
 
@@ -132,7 +141,7 @@ fn target(path: Named) -> Result<IpEntry, Problem> {
 }
 
 /// The record of a change.
-fn audit(operator: &Operator, action: &str, subject: &str) {
+pub(in crate::server) fn audit(operator: &Operator, action: &str, subject: &str) {
     tracing::info!(target: "audit", operator = operator.0, action, subject, "an operator changed something");
 }
 
@@ -310,6 +319,16 @@ async fn why<C: Control>(State(control): State<Arc<C>>, path: Named) -> Answer {
         "lists": lists,
         "suspicious_requests": suspicion,
     })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BusiestAsked {
+    limit: Option<usize>,
+}
+
+async fn busiest<C: Control>(State(control): State<Arc<C>>, query: Asked<BusiestAsked>) -> Answer {
+    Ok(Json(control.busiest(page_size(asked(query)?.limit)?).await?))
 }
 
 async fn reset_limits<C: Control>(State(control): State<Arc<C>>, Extension(operator): Extension<Operator>) -> Answer {

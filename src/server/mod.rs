@@ -11,6 +11,7 @@ pub mod api;
 mod decisions;
 pub mod gate;
 pub mod listen;
+mod log;
 pub mod openapi;
 pub mod problem;
 pub mod service;

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::server::api::{BAN_SECONDS, IMPORT_MAX, PAGE_DEFAULT, PAGE_MAX};
 use crate::state::{PATTERN_BYTES_MAX, REASON_BYTES_MAX};
+use crate::telemetry::levels::{FILTER_BYTES_MAX, SECONDS_DEFAULT, SECONDS_MAX};
 
 /// The document.
 #[must_use]
@@ -128,9 +129,9 @@ fn query(name: &str, schema: Value, about: &str) -> Value {
     json!({ "name": name, "in": "query", "required": false, "schema": schema, "description": about })
 }
 
-fn segment(name: &str, about: &str) -> Value {
+fn segment(name: &str, about: &str, example: &str) -> Value {
     json!([{ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 },
-             "description": about }])
+             "description": about, "example": example }])
 }
 
 fn object(properties: Value) -> Value {
@@ -174,7 +175,7 @@ fn bans() -> Vec<(&'static str, Value)> {
         "bans": { "type": "array", "maxItems": IMPORT_MAX, "items": entry } } });
     let import = operation("importBans", "ban many; all or none", object(json!({ "imported": { "type": "integer" } })));
     let reset = operation("resetBans", "lift all bans", object(json!({ "reset": flag() })));
-    let target = || segment("target", "an address, or a network with its slash as %2F");
+    let target = || segment("target", "an address, or a network with its slash as %2F", "198.51.100.0/24");
     let put = operation(
         "putBan",
         "ban, or change a ban",
@@ -203,7 +204,10 @@ fn bans() -> Vec<(&'static str, Value)> {
                 "delete": delete,
             }),
         ),
-        ("/api/v1/addresses/{address}", json!({ "parameters": segment("address", "an address"), "get": why })),
+        (
+            "/api/v1/addresses/{address}",
+            json!({ "parameters": segment("address", "an address", "198.51.100.7"), "get": why }),
+        ),
     ]
 }
 
@@ -233,7 +237,7 @@ fn decisions() -> Vec<(&'static str, Value)> {
             query("route", text(), "only those on this route"),
         ]),
     );
-    let id = segment("id", "the decision's number, Envoy's id of the request, or its x-request-id");
+    let id = segment("id", "the decision's number, Envoy's id of the request, or its x-request-id", "1");
     let one = operation("getDecision", "one decision, why, and what would change it", reference("Decision"));
     vec![
         ("/api/v1/decisions", json!({ "get": list })),
@@ -291,6 +295,36 @@ fn others() -> Vec<(&'static str, Value)> {
         json!([query("dry_run", flag(), "only tell what would change")]),
     );
     let reset = operation("resetLimits", "forget all rate limit counts", object(json!({ "reset": flag() })));
+    let maybe = |kind: &str| json!({ "type": [kind, "null"] });
+    let history = object(json!({
+        "limit": { "type": "string" },
+        "client": maybe("string"),
+        "count": { "type": "integer" },
+        "allowed": maybe("integer"),
+        "window": maybe("integer"),
+        "key": maybe("string"),
+    }));
+    let busiest = with(
+        operation(
+            "topLimits",
+            "the busiest rate limit histories",
+            object(json!({
+                "limits": { "type": "array", "items": history },
+                "complete": { "type": "boolean", "description": "all histories were looked at" },
+                "source": { "enum": ["memory", "redis"] },
+            })),
+        ),
+        "parameters",
+        json!([size()]),
+    );
+    let levels = |id: &str, about: &str| {
+        let text = || json!({ "type": "string" });
+        let answer = json!({ "filter": text(), "configured": text(), "until": { "type": ["number", "null"] } });
+        operation(id, about, object(answer))
+    };
+    let filter = json!({ "type": "object", "additionalProperties": false, "required": ["filter"], "properties": {
+        "filter": { "type": "string", "minLength": 1, "maxLength": FILTER_BYTES_MAX },
+        "seconds": { "type": ["integer", "null"], "minimum": 1, "maximum": SECONDS_MAX, "default": SECONDS_DEFAULT } } });
     vec![
         (
             "/api/v1/patterns",
@@ -300,7 +334,13 @@ fn others() -> Vec<(&'static str, Value)> {
             "/api/v1/patterns/test",
             json!({ "post": with(test, "requestBody", given(json!({ "text": { "type": "string" } }))) }),
         ),
-        ("/api/v1/limits", json!({ "delete": reset })),
+        ("/api/v1/limits", json!({ "get": busiest, "delete": reset })),
+        (
+            "/api/v1/log",
+            json!({ "get": levels("getLog", "the filter of log lines"),
+                "put": with(levels("setLog", "another filter for a while"), "requestBody", body(filter)),
+                "delete": operation("resetLog", "the configuration's filter again", object(json!({ "removed": flag() }))) }),
+        ),
         ("/api/v1/reload", json!({ "post": reload })),
         ("/api/v1/status", json!({ "get": operation("status", "how each part is doing", any()) })),
         (

@@ -17,6 +17,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -56,6 +57,8 @@ pub struct Terms {
     config: Arc<ServerConfig>,
     /// When our certificate ends.
     pub expires: Timestamp,
+    /// SHA-256 of our certificate, in hexadecimal.
+    pub fingerprint: String,
     /// Nobody gets in without a certificate.
     pub demands_certificate: bool,
 }
@@ -67,6 +70,8 @@ impl Terms {
         let of = |field: &str| format!("{key}.{field}");
         let chain = certificates(&of("cert_file"), &tls.cert_file)?;
         let expires = in_force(&of("cert_file"), chain.first(), now)?;
+        let digest = Sha256::digest(chain.first().map(|first| first.as_ref()).unwrap_or_default());
+        let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let text = read_file(&of("key_file"), &tls.key_file)?;
         let secret = PrivateKeyDer::from_pem_slice(&text)
             .map_err(|_| TlsError { key: of("key_file"), message: "holds no key that can be read".to_owned() })?;
@@ -88,7 +93,7 @@ impl Terms {
         // Connections live long, and one that is resumed would show no certificate again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), expires, demands_certificate: tls.demands_certificate() })
+        Ok(Self { config: Arc::new(config), expires, fingerprint, demands_certificate: tls.demands_certificate() })
     }
 }
 

@@ -86,6 +86,11 @@ impl Log {
         self.places.get(outside).map_or(window, |oldest| (oldest.at - start).max(0.0))
     }
 
+    /// Hits within the longest window ever asked about.
+    pub(super) fn count_all(&self, now: f64) -> u64 {
+        self.count(now, self.keep, Edge::Out)
+    }
+
     fn recorded(&self) -> u64 {
         self.places.back().map_or(self.gone, |place| place.upto)
     }

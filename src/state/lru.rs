@@ -119,6 +119,21 @@ impl<K: Copy + Eq + Hash, V: Default> Lru<K, V> {
         *self = Self { hasher: self.hasher.clone(), ..Self::default() };
     }
 
+    /// Entries from the most recently used on, without touching them.
+    pub(super) fn newest(&self) -> impl Iterator<Item = (&K, &V)> {
+        let mut at = self.newest;
+        std::iter::from_fn(move || {
+            let node = self.nodes.get(at as usize)?;
+            at = node.older;
+            Some((&node.key, &node.value))
+        })
+    }
+
+    /// Entries held.
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+
     /// All entries, in no order, without touching them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.index.iter().filter_map(|at| self.nodes.get(*at as usize)).map(|node| (&node.key, &node.value))
@@ -255,6 +270,9 @@ mod tests {
                 prop_assert_eq!(quota.used(), model.len());
                 let mut held: Vec<_> = lru.iter().map(|(key, value)| (*key, *value)).collect();
                 let mut expected = model.clone();
+                let mut by_use: Vec<_> = lru.newest().map(|(key, value)| (*key, *value)).collect();
+                by_use.reverse();
+                prop_assert_eq!((&by_use, lru.len()), (&model, model.len()));
                 held.sort_unstable();
                 expected.sort_unstable();
                 prop_assert_eq!(held, expected);

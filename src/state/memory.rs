@@ -20,6 +20,7 @@ use crate::model::time::{Timestamp, Window};
 use crate::state::log::{Edge, Log};
 use crate::state::lru::{Lru, Quota};
 use crate::state::networks::{Networks, Term};
+use crate::state::top::{Busiest, Busy, BusyKey};
 use crate::state::{
     Answer, Ban, BanPage, Digest, Limit, Mark, PATTERNS_MAX, Patterns, Question, Rule, SUSPICION_SECONDS, Size, Sizes,
     Standing, State, StateError, Suspicion, Track, Watch, exceeds, hits, short_reason, storable, too_many_patterns,
@@ -28,6 +29,8 @@ use crate::state::{
 /// Clients remembered by each family unless the configuration says otherwise.
 pub const CLIENTS_DEFAULT: usize = 10_000;
 const SHARDS: usize = 64;
+/// Histories of one shard that a list of the busiest looks at, the ones used last: its lock is held meanwhile.
+const LOOKED_AT_MAX: usize = 2048;
 /// Largest behaviour count that is told apart.
 const OBSERVED_MAX: u32 = 100_000;
 
@@ -49,6 +52,20 @@ impl From<Client<'_>> for ClientKey {
                 // Hashing cannot fail, so neither can this; were it to, the digest would only cover less text.
                 write!(text, "{client}").unwrap_or_default();
                 Self::Text(text.0.finalize().into())
+            }
+        }
+    }
+}
+
+/// An address, or what is left of another name.
+impl std::fmt::Display for ClientKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::V4(octets) => write!(f, "{}", std::net::Ipv4Addr::from(*octets)),
+            Self::V6(octets) => write!(f, "{}", std::net::Ipv6Addr::from(*octets)),
+            Self::Text(digest) => {
+                f.write_str("sha256:")?;
+                digest.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))
             }
         }
     }
@@ -149,6 +166,37 @@ impl Memory {
     #[must_use]
     pub fn has_bans(&self) -> bool {
         self.bans.used() != 0 || self.networks.len() != 0
+    }
+
+    /// The busiest `size` rate limit histories, of those used lately.
+    #[must_use]
+    pub fn busiest(&self, size: usize, now: Timestamp) -> Busiest {
+        let mut busiest = Busiest { is_complete: true, source: "memory", ..Busiest::default() };
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            busiest.is_complete &= shard.windows.len() <= LOOKED_AT_MAX && shard.rules.len() <= LOOKED_AT_MAX;
+            let windows = shard
+                .windows
+                .newest()
+                .take(LOOKED_AT_MAX)
+                .map(|((client, path), log)| ((Some(*client), *path), log.count_all(now.0)));
+            let rules = shard.rules.newest().take(LOOKED_AT_MAX);
+            let rules = rules.map(|(rule, log)| ((None, Some(*rule)), log.count_all(now.0)));
+            let mut found: Vec<((Option<ClientKey>, Option<Digest>), u64)> = windows.chain(rules).collect();
+            // Texts are made outside the lock, and only for those that matter.
+            drop(shard);
+            found.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(*count));
+            found.truncate(size);
+            let entries = found.into_iter().filter_map(|((client, digest), count)| {
+                let key = match (client, digest) {
+                    (Some(client), path) => BusyKey::Client(client.to_string(), path),
+                    (None, rule) => BusyKey::Rule(rule?),
+                };
+                Some(Busy { key, count })
+            });
+            busiest.add(entries, size);
+        }
+        busiest
     }
 
     fn shard_of(&self, client: ClientKey) -> usize {

@@ -20,6 +20,7 @@ mod lru;
 pub mod memory;
 mod networks;
 pub mod redis;
+pub mod top;
 
 use crate::config::Config;
 use crate::state::failover::Failover;
@@ -39,6 +40,15 @@ pub const REASON_BYTES_MAX: usize = 256;
 /// SHA-256 of a text, as guard-core puts it into keys.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash, Ord, PartialOrd)]
 pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// That of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+}
 
 /// One sliding window's identity. Two limits that name the same bucket share one history, and a request is one hit in it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]

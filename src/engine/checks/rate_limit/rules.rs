@@ -12,7 +12,7 @@ use crate::config::values::Expression;
 use crate::engine::cx::Cx;
 use crate::engine::expression::Program;
 use crate::engine::failure::CheckError;
-use crate::engine::policy::{Compiling, PerRoute};
+use crate::engine::policy::{Compiling, LimitOwner, PerRoute};
 use crate::model::addr::{Client, ClientAddr};
 use crate::model::time::Window;
 use crate::state::{self, Digest};
@@ -34,6 +34,8 @@ pub(crate) struct Rule {
     pub(crate) window: Window,
     pub(crate) shadow: bool,
     cached: bool,
+    /// How keys of this rule begin.
+    tag: [u8; TAG],
     parts: Vec<Part>,
     /// Indexes of routes; all requests when empty.
     routes: Vec<usize>,
@@ -75,6 +77,16 @@ impl Rules {
 
     pub(crate) fn get(&self, number: usize) -> Option<&Rule> {
         self.rules.get(number)
+    }
+
+    /// Whose history a key is, as far as keys tell.
+    pub(crate) fn owner(&self, key: &Digest) -> Option<LimitOwner<'_>> {
+        let rule = self.rules.iter().find(|rule| key.0.starts_with(&rule.tag))?;
+        let (_, rest) = key.0.split_first_chunk::<TAG>()?;
+        let (kind, rest) = rest.split_first()?;
+        let client = (*kind == ADDRESS).then(|| rest.first_chunk::<16>().copied().map(IpAddr::from)).flatten();
+        let client = client.map(|address| ClientAddr::from(address).to_string());
+        Some(LimitOwner { limit: &rule.name, requests: rule.requests, window: rule.window, client })
     }
 
     /// The rules that apply to the request. An expression that fails is a failure of the check.
@@ -134,6 +146,7 @@ fn compile(compiling: &mut Compiling<'_>, index: usize, rule: &LimitRule) -> Opt
         requests: rule.requests,
         window: rule.window,
         shadow: rule.shadow,
+        tag: tag(&rule.name),
         cached: rule.mode == LimitMode::Cached,
         parts,
         routes: rule.routes.iter().filter_map(index_of).collect(),
@@ -142,8 +155,10 @@ fn compile(compiling: &mut Compiling<'_>, index: usize, rule: &LimitRule) -> Opt
 }
 
 impl Rule {
-    /// The digest of the name and of what the request has in common with others; `None` when it lacks a part. What a
-    /// client sends goes into the digest only, so that no credential and no hostile text gets into a key.
+    /// The key of the request's history: the rule's tag, the client's address where the rule counts by it, and a digest
+    /// of the name and of all that the request has in common with others; `None` when it lacks a part. What a client
+    /// sends goes into the digest only, so that no credential and no hostile text gets into a key; the rest lets
+    /// operators see whose history it is.
     fn key(&self, cx: &mut Cx<'_, '_, '_>, api_key: &str) -> Result<Option<Digest>, CheckError> {
         let mut hash = Hash(Sha256::new());
         hash.add(self.name.as_bytes());
@@ -172,8 +187,35 @@ impl Rule {
                 return Ok(None);
             }
         }
-        Ok(Some(Digest(hash.0.finalize().into())))
+        let digest: [u8; 32] = hash.0.finalize().into();
+        let address = self.parts.iter().find_map(|part| match part {
+            Part::Client => Some(cx.client),
+            Part::Network { v4, v6 } => Some(network(cx.client, *v4, *v6)),
+            _ => None,
+        });
+        let address = address.and_then(|client| client.address()).map(|address| match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        });
+        let kind = if address.is_some() { ADDRESS } else { 0 };
+        let bytes = self.tag.into_iter().chain([kind]).chain(address.into_iter().flatten()).chain(digest);
+        let mut key = [0; 32];
+        key.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
+        Ok(Some(Digest(key)))
     }
+}
+
+/// Bytes of a rule's tag.
+const TAG: usize = 7;
+/// Follows the tag in a key that holds an address: 16 bytes of it, and 8 of the digest.
+const ADDRESS: u8 = 1;
+
+/// How keys of the rule with this name begin.
+fn tag(name: &str) -> [u8; TAG] {
+    let digest: [u8; 32] = Sha256::digest(name.as_bytes()).into();
+    let mut tag = [0; TAG];
+    tag.iter_mut().zip(digest).for_each(|(place, byte)| *place = byte);
+    tag
 }
 
 /// A digest of texts, each with its length, so that no two lists of texts look alike.

@@ -1,8 +1,10 @@
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::engine::tests::testing::{Ask, NOON, at, events, header, lit, policy, short, wrong};
 use crate::model::decision::FactValue;
+use crate::state::Digest;
 use crate::state::memory::Memory;
+use crate::state::top::BusyKey;
 
 fn limits(security: Value, route: Value) -> Value {
     let mut text = crate::engine::tests::testing::routed(route);
@@ -355,4 +357,34 @@ fn bad_rules_are_reported() {
         wrong(ruled(lit!([{"name": "a", "requests": 1, "window": 1, "by": ["client", "cel:unknown_name"]}]))),
         ["rate_limits.rules[0].by[1]"]
     );
+}
+
+/// A key says which limit it belongs to and, where the limit counts by it, whose address it is; nothing else can be read.
+#[test]
+fn keys_tell_whose_they_are() {
+    let owner = |by: Value, headers: &[(&str, &str)]| {
+        let mut rules =
+            lit!([{"name": "other", "requests": 5, "window": 5}, {"name": "one", "requests": 1, "window": 60}]);
+        rules[0]["by"] = json!(["method"]);
+        rules[1]["by"] = by;
+        let (policy, state) = (policy(ruled(rules)), Memory::new(100));
+        short(&at(&policy, &state, Ask { headers, ..Ask::from("81.0.0.1") }, NOON));
+        let found = state.busiest(10, NOON).entries.into_iter().filter_map(|busy| match busy.key {
+            BusyKey::Rule(key) => Some(key),
+            BusyKey::Client(..) => None,
+        });
+        let owners = found.map(|key| {
+            let owner = policy.limit_of(&key).unwrap();
+            (owner.limit.to_owned(), owner.requests, owner.client)
+        });
+        owners.filter(|(name, ..)| name == "one").collect::<Vec<_>>()
+    };
+    let one = |client: Option<&str>| vec![("one".to_owned(), 1, client.map(str::to_owned))];
+    let key = [("x-api-key", "geheim")];
+    assert_eq!(owner(json!(["client"]), &[]), one(Some("81.0.0.1")));
+    assert_eq!(owner(json!(["network"]), &[]), one(Some("81.0.0.0")));
+    assert_eq!(owner(json!(["api_key", "client"]), &key), one(Some("81.0.0.1")));
+    assert_eq!(owner(json!(["api_key"]), &key), one(None));
+    let policy = policy(ruled(lit!([])));
+    assert_eq!(policy.limit_of(&Digest([7; 32])), None);
 }
