@@ -251,6 +251,11 @@ fn denials_are_no_errors_and_failures_are() {
     let stack = Stack::with_envoy(failing, "", open);
     assert_eq!(stack.send(&Call::get("/").from("192.0.2.66")).status, 403, "a denial is final");
     let let_pass = stack.send(&Call::get("/").from("198.51.100.1"));
+    if crate::stack::envoy_minor() < 37 {
+        // It does not know `error_response`, and sees a refusal without a status: docs/envoy.md has the table.
+        assert_eq!((let_pass.status, let_pass.body.as_str()), (403, ""), "our failure is no entry");
+        return;
+    }
     assert_eq!(let_pass.status, 200, "Envoy was told to let errors pass: {let_pass:?}");
     assert!(let_pass.body.contains("x-envoy-auth-failure-mode-allowed: true"), "{let_pass:?}");
     let closed = Stack::start(failing, "");

@@ -19,6 +19,16 @@ pub(crate) fn envoy_binary() -> PathBuf {
     path
 }
 
+/// The second number of Envoy's version: 40 of 1.40.0.
+pub(crate) fn envoy_minor() -> u32 {
+    let output = Command::new(envoy_binary()).arg("--version").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // `version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`, after the path of the program.
+    let version = text.split("version: ").nth(1).and_then(|rest| rest.split('/').nth(1));
+    let minor = version.and_then(|version| version.split('.').nth(1)?.parse().ok());
+    minor.unwrap_or_else(|| panic!("no version in {text}"))
+}
+
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::proc::h2::{Client, Heard, Said};
 use crate::proc::modes::{Way, with_cluster, with_ways};
-use crate::stack::{Process, Stack, free_port, policy};
+use crate::stack::{Process, Stack, envoy_minor, free_port, policy};
 
 const HOSTILE: &str = "<img src=x onerror=alert(document.cookie)>";
 const FOUND: &str = "Suspicious activity detected";
@@ -126,8 +126,10 @@ fn calls(asker: &mut Asker, server: &mut Asker, way: Way, overridable: bool) {
     if way.streams_requests() && (way.streams_responses() || overridable) {
         let texts = ["ping", "pong", "bye"];
         assert_eq!(ask("Talk", &texts, client), said(OK, "", &texts), "{way:?}: each is answered before the next");
-        let broken = ask("Talk", &["ping", HOSTILE, "late"], client);
-        if way.inspects() {
+        // 1.37 goes on with a call that is refused after its first answer: docs/envoy.md has the table.
+        let can_break = envoy_minor() != 37;
+        if way.inspects() && can_break {
+            let broken = ask("Talk", &["ping", HOSTILE, "late"], client);
             assert_ne!(broken["code"], OK, "{way:?}: {broken}");
             assert_eq!(broken["texts"], json!(["ping"]), "{way:?}: {broken}");
         }
