@@ -13,7 +13,7 @@ use crate::detect::rows::{Expression, ROWS_MAX};
 
 /// Words of a set of expressions.
 const WORDS: usize = ROWS_MAX / 64;
-/// Scratch spaces one thread keeps: the three databases of two generations, and some for tests.
+/// Scratch spaces one thread keeps: the five databases of two generations, and some for tests.
 const SCRATCHES_MAX: usize = 12;
 
 /// A set of expression numbers.

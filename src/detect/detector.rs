@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::config::exclusions::DetectionConfig;
 use crate::config::security::SecurityConfig;
+use crate::detect::batch::Batch;
 use crate::detect::confirm::Candidate;
 use crate::detect::custom::{self, CustomPatterns, PatternError, Set};
 use crate::detect::monitor::{Anomaly, Monitor, Sample, Stats};
@@ -144,6 +145,22 @@ impl Detector {
             threats.push(threat(SUSPICIOUS, Category::CUSTOM, analysis.score));
         }
         Some(analysis)
+    }
+
+    /// True when the semantic analyser would say something.
+    pub(super) fn is_semantic_threat(&self, views: &Views<'_>) -> bool {
+        let (threshold, chars_max) = (self.semantic_threshold(), self.settings.semantic_chars_max);
+        semantic::analyse(views.text(View::Processed), views.content(), threshold, chars_max).is_some()
+    }
+
+    /// True when values may wait for others and be scanned together.
+    pub(super) fn batches(&self) -> bool {
+        self.table.reads_lines() && !self.has_custom()
+    }
+
+    /// True when a value may hold a candidate that waits in `batch`.
+    pub(super) fn may_match(&self, batch: &Batch, is_plain: bool) -> bool {
+        self.table.may_match(batch.texts(), is_plain)
     }
 
     /// Runs every row's own examples through the whole detector and says which come out wrong, by row. Empty is good.

@@ -2,10 +2,12 @@
 
 use std::ops::{ControlFlow, Range};
 
+use crate::detect::batch::{self, Batch, Batches, Entry};
 use crate::detect::confirm::Candidate;
-use crate::detect::detector::{Watch, budget};
+use crate::detect::detector::{Unwatched, Watch, budget};
 use crate::detect::exclusion::{self, Spot};
 use crate::detect::extract;
+use crate::detect::reach::Reach;
 use crate::detect::recall::{self, Key};
 use crate::detect::rows::Row;
 use crate::detect::trace::{Trace, Tracer};
@@ -25,18 +27,42 @@ impl Detector {
     /// nothing to decode.
     #[must_use]
     pub fn inspect(&self, request: &Request<'_>, scope: &Scope, meter: &impl Meter) -> Detection {
-        let mut inspector = Inspector::new(self, request, scope, meter);
-        meter.enter(Stage::Extract);
-        let _ended = extract::walk(request, scope, &self.settings.limits, &mut inspector);
-        meter.enter(Stage::Extract);
-        inspector.found
+        self.inspect_with(request, scope, meter, |visit| extract::walk(request, scope, &self.settings.limits, visit))
     }
 
     /// Looks at the body alone, for a request whose other parts were looked at before.
     #[must_use]
     pub fn inspect_body(&self, request: &Request<'_>, scope: &Scope, meter: &impl Meter) -> Detection {
+        let limits = &self.settings.limits;
+        self.inspect_with(request, scope, meter, |visit| extract::walk_body(request, scope, limits, visit))
+    }
+
+    /// Walks once with values scanned together. When one of those turns out to hold something, walks again and looks at
+    /// each alone: what is found, and in which order, never depends on what was scanned together.
+    fn inspect_with<M: Meter>(
+        &self,
+        request: &Request<'_>,
+        scope: &Scope,
+        meter: &M,
+        walk: impl Fn(&mut dyn Visit) -> ControlFlow<()>,
+    ) -> Detection {
         let mut inspector = Inspector::new(self, request, scope, meter);
-        let _ended = extract::walk_body(request, scope, &self.settings.limits, &mut inspector);
+        meter.enter(Stage::Extract);
+        if self.batches() {
+            inspector.waiting = Some(Batches::borrow());
+            let ended = walk(&mut inspector);
+            let settled = if ended.is_continue() { inspector.settle() } else { ended };
+            if let Some(waiting) = inspector.waiting.take() {
+                waiting.give_back();
+            }
+            meter.enter(Stage::Extract);
+            if settled.is_continue() || !inspector.is_unsettled {
+                return inspector.found;
+            }
+            inspector = Inspector::new(self, request, scope, meter);
+        }
+        let _ended = walk(&mut inspector);
+        meter.enter(Stage::Extract);
         inspector.found
     }
 
@@ -58,12 +84,71 @@ struct Inspector<'d, M> {
     unmetered: usize,
     found: Detection,
     trace: Option<Trace>,
+    /// Values that wait to be scanned together; `None` when each is looked at alone.
+    waiting: Option<Box<Batches>>,
+    /// Something is in a value that waited: the walk has to be made again.
+    is_unsettled: bool,
 }
 
 impl<'d, M: Meter> Inspector<'d, M> {
     fn new(detector: &'d Detector, request: &'d Request<'_>, scope: &'d Scope, meter: &'d M) -> Self {
         let path = request.target.path;
-        Self { detector, scope, meter, path, unmetered: 0, found: Detection::default(), trace: None }
+        let (found, trace, waiting, is_unsettled) = (Detection::default(), None, None, false);
+        Self { detector, scope, meter, path, unmetered: 0, found, trace, waiting, is_unsettled }
+    }
+
+    /// Puts a value off that every view shows as it was sent. False when it has to be looked at now.
+    fn put_off(&mut self, key: Option<Key<'_>>, views: &Views<'_>, lens: &Lens<'_>) -> ControlFlow<(), bool> {
+        let Some(key) = key.filter(|key| key.text.len() <= batch::TEXT_MAX && views.is_plain()) else {
+            return ControlFlow::Continue(false);
+        };
+        // A line end would make two lines of it; the strict views even it out, so it is in no value that is plain.
+        if self.waiting.is_none() || key.text.contains('\n') {
+            return ControlFlow::Continue(false);
+        }
+        self.meter.enter(Stage::Semantic);
+        if lens.semantic && self.detector.is_semantic_threat(views) {
+            return ControlFlow::Continue(false);
+        }
+        self.meter.enter(Stage::Extract);
+        let is_plain = Reach::of(key.text.as_bytes()) <= Reach::Addresses;
+        let Some(waiting) = &mut self.waiting else { return ControlFlow::Continue(false) };
+        let batch = if is_plain { &mut waiting.plain } else { &mut waiting.odd };
+        if batch.add(&key) {
+            self.settle()?;
+        }
+        ControlFlow::Continue(true)
+    }
+
+    /// Looks at what waits. Breaks when something is found: then all of it is to be looked at again, value by value.
+    fn settle(&mut self) -> ControlFlow<()> {
+        let Some(mut waiting) = self.waiting.take() else { return ControlFlow::Continue(()) };
+        self.meter.enter(Stage::Scan);
+        let Batches { plain, odd } = &mut *waiting;
+        let is_clean = self.is_clean(plain, true) && self.is_clean(odd, false);
+        plain.clear();
+        odd.clear();
+        self.waiting = Some(waiting);
+        self.meter.enter(Stage::Extract);
+        self.is_unsettled |= !is_clean;
+        if is_clean { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    fn is_clean(&self, batch: &Batch, is_plain: bool) -> bool {
+        if batch.is_empty() {
+            return true;
+        }
+        let is_hostile = |(entry, context, text): (&Entry, Context<'_>, &str)| {
+            let views = Views::same(text);
+            !self.detector.threats(&views, &context, entry.categories, &mut Unwatched).is_empty()
+        };
+        if self.detector.may_match(batch, is_plain) && batch.values().any(is_hostile) {
+            return false;
+        }
+        if let Some(epoch) = self.detector.epoch() {
+            batch.keys(epoch).for_each(|key| recall::note_clean(&key));
+        }
+        true
     }
 
     /// Sorts what was found in a value: excluded, only observed, counted.
@@ -132,6 +217,9 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         }
         self.meter.enter(Stage::Views);
         let views = Views::new(text, &detector.settings.recipe);
+        if self.put_off(key, &views, &lens)? {
+            return ControlFlow::Continue(());
+        }
         self.meter.enter(Stage::Scan);
         let mut tracer = self.trace.is_some().then(|| Tracer::new(context, &views));
         let mut threats = match &mut tracer {
@@ -153,10 +241,15 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         if let Some(key) = key.filter(|_| threats.is_empty()) {
             recall::note_clean(&key);
         }
+        if !threats.is_empty() {
+            // What came before is told before.
+            self.settle()?;
+        }
         self.weigh(context, lens, threats)
     }
 
     fn threat(&mut self, context: &Context<'_>, threat: Threat) -> ControlFlow<()> {
+        self.settle()?;
         let place = extract::place::Place::default();
         let lens = Lens { categories: self.scope.categories, semantic: false, literal: false, place };
         if let Some(trace) = &mut self.trace {

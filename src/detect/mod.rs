@@ -1,6 +1,7 @@
 //! Text becomes threats. Knows requests and patterns; no state, no clock, no protocol.
 
 mod automaton;
+mod batch;
 pub mod cache;
 pub mod confirm;
 mod context;

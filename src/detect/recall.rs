@@ -29,13 +29,13 @@ pub(super) struct Epoch {
 /// One value in its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key<'a> {
-    epoch: Epoch,
-    source: Source,
-    kind: Kind,
-    categories: CategorySet,
-    semantic: bool,
-    name: &'a str,
-    text: &'a str,
+    pub(super) epoch: Epoch,
+    pub(super) source: Source,
+    pub(super) kind: Kind,
+    pub(super) categories: CategorySet,
+    pub(super) semantic: bool,
+    pub(super) name: &'a str,
+    pub(super) text: &'a str,
 }
 
 impl<'a> Key<'a> {

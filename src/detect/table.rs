@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use crate::config::exclusions::Profile;
-use crate::detect::automaton::{Automaton, Bits, CompileError};
+use crate::detect::automaton::{Automaton, Bits, CompileError, Expression};
+use crate::detect::batch;
 use crate::detect::cache::DatabaseCache;
 use crate::detect::confirm::{Candidate, Confirm, Second};
 use crate::detect::reach::Reach;
-use crate::detect::rows::{Expression, PatternFile, Row};
+use crate::detect::rows::{Flags, PatternFile, Row};
 use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::{Category, CategorySet};
 
@@ -56,6 +57,9 @@ pub(crate) struct Table {
     spans: Vec<Option<Regex>>,
     /// By [`Reach`]: the rows that a text of this kind may match.
     automata: [Automaton; Reach::ALL.len()],
+    /// The same rows read line by line, for values without unusual signs and for all others; none where a row cannot be
+    /// read that way.
+    by_line: Option<[Automaton; 2]>,
     by_view: [Bits; View::ALL.len()],
     by_source: [Bits; Source::ALL.len()],
     by_category: Vec<Bits>,
@@ -74,6 +78,28 @@ impl Table {
             Automaton::compile_or_restore(&within, cache).map_err(|error| faults(&rows, error))
         };
         let automata = [compile(Reach::Words)?, compile(Reach::Addresses)?, compile(Reach::All)?];
+        let lines: Option<Vec<(String, Flags)>> = match origin.profile {
+            Profile::Balanced => rows.iter().map(|row| batch::by_line(&row.pattern, row.flags)).collect(),
+            // Its values have a view of their own each: they never wait for others.
+            Profile::GuardCore => None,
+        };
+        let compile_lines = |lines: &[(String, Flags)], reach: Reach| {
+            let expressions = lines.iter().enumerate().map(|(id, (pattern, flags))| Expression {
+                id,
+                pattern,
+                flags: *flags,
+                prefilter: false,
+            });
+            let within: Vec<Expression<'_>> = expressions
+                .zip(&rows)
+                .filter_map(|(expression, row)| reach.holds(&row.pattern, row.flags).then_some(expression))
+                .collect();
+            Automaton::compile_or_restore(&within, cache).map_err(|error| faults(&rows, error))
+        };
+        let by_line = match &lines {
+            Some(lines) => Some([compile_lines(lines, Reach::Addresses)?, compile_lines(lines, Reach::All)?]),
+            None => None,
+        };
         let ids = |wanted: &dyn Fn(&Row) -> bool| {
             rows.iter().enumerate().filter(|(_, row)| wanted(row)).map(|(id, _)| id).collect::<Bits>()
         };
@@ -86,7 +112,7 @@ impl Table {
         let by_source = Source::ALL.map(|source| ids(&|row| row.contexts & (1 << source.index()) != 0));
         let by_category = (0..Category::COUNT).map(|index| ids(&|row| row.category.index() == index)).collect();
         let spans = rows.iter().map(span).collect();
-        Ok(Self { origin, rows, spans, automata, by_view, by_source, by_category })
+        Ok(Self { origin, rows, spans, automata, by_line, by_view, by_source, by_category })
     }
 
     /// What it was made from.
@@ -106,7 +132,7 @@ impl Table {
 
     /// Size of the compiled databases in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.automata.iter().map(Automaton::size).sum()
+        self.automata.iter().chain(self.by_line.iter().flatten()).map(Automaton::size).sum()
     }
 
     /// The rows of `views` (a mask) that have a candidate in `text` and may apply to `source` and `categories`.
@@ -129,6 +155,20 @@ impl Table {
             numbers.map(|(id, end)| (id, u32::try_from(end).unwrap_or(u32::MAX))).collect()
         });
         found.unwrap_or_default()
+    }
+
+    /// True when values can be scanned together.
+    pub(crate) const fn reads_lines(&self) -> bool {
+        self.by_line.is_some()
+    }
+
+    /// Whether any row may have a candidate in one of the values that stand in `lines`, one each. `is_plain`: none of
+    /// them has signs beyond those of addresses.
+    pub(crate) fn may_match(&self, lines: &str, is_plain: bool) -> bool {
+        self.by_line.as_ref().is_none_or(|[plain, all]| {
+            let automaton = if is_plain { plain } else { all };
+            automaton.scan(lines.as_bytes(), |_| ()).is_some()
+        })
     }
 
     fn of_views(&self, views: u8) -> Bits {

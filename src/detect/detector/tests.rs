@@ -1,7 +1,10 @@
 use std::sync::LazyLock;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::config::exclusions::{Exclusion, Profile};
+use crate::detect::reach::Reach;
 use crate::detect::rows::PatternFile;
 use crate::detect::{Detection, Meter, Scope, Source, Unmetered};
 use crate::request::headers::Headers;
@@ -286,4 +289,56 @@ fn a_value_of_bait_alone_spends_its_work_and_that_is_a_threat() {
     assert_eq!(BALANCED.detect(&bait.repeat(200), &context), report, "the same each time");
     let report = BALANCED.detect(bait, &context);
     assert!(report.threats.iter().all(|threat| threat.row != "work_budget_exhausted"), "once is no work: {report:?}");
+}
+
+/// Values of every row's examples, and plain ones.
+fn examples() -> Vec<&'static str> {
+    let rows = BALANCED.table.rows().iter();
+    let examples = rows.flat_map(|row| row.hits.iter().chain(&row.misses)).map(|example| example.parts().0);
+    let plain = [
+        "blue shoes",
+        "42",
+        "text/html, a/b;q=0.8",
+        "2024-01-02T03:04:05Z",
+        "https://example.com/a?b=c",
+        "O'Neil & co",
+    ];
+    examples.chain(plain).filter(|value| !value.contains(['\r', '\n'])).collect()
+}
+
+#[test]
+fn rows_find_in_a_line_what_they_find_in_a_value_alone() {
+    let examples = examples();
+    for trio in examples.windows(3) {
+        let lines = format!("{}\n", trio.join("\n"));
+        for value in trio {
+            let found = BALANCED.table.candidates(value, ALL_VIEWS, Source::Unknown, CategorySet::DETECTION);
+            let is_plain = trio.iter().all(|value| Reach::of(value.as_bytes()) <= Reach::Addresses);
+            assert!(found.is_empty() || BALANCED.table.may_match(&lines, is_plain), "{value:?} in {lines:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// What is scanned together is found as if each value had been looked at alone: a traced inspection does that.
+    #[test]
+    fn values_scanned_together_are_judged_as_if_alone(
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        odd in "[a-z'=<;|&$(){}/. 0-9-]{0,24}",
+    ) {
+        static EXAMPLES: LazyLock<Vec<&'static str>> = LazyLock::new(examples);
+        let names: Vec<String> = (0..=picks.len()).map(|number| format!("x-{number}")).collect();
+        let values = picks.iter().map(|pick| *pick.get(&EXAMPLES)).chain([odd.as_str()]);
+        let mut request = request("/items?page=2&sort=price");
+        for (name, value) in names.iter().zip(values) {
+            request.headers.push(name, value.as_bytes());
+        }
+        let (alone, _) = BALANCED.inspect_traced(&request, &Scope::default(), &Unmetered);
+        // Found clean once, found clean twice, recalled.
+        for round in 0..3 {
+            prop_assert_eq!(&BALANCED.inspect(&request, &Scope::default(), &Unmetered), &alone, "round {}", round);
+        }
+    }
 }

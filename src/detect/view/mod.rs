@@ -164,8 +164,8 @@ impl<'a> Views<'a> {
         views
     }
 
-    /// Every view is the value itself.
-    const fn same(content: &'a str) -> Self {
+    /// Every view is the value itself: for a value that is known to be so.
+    pub(crate) const fn same(content: &'a str) -> Self {
         Self {
             content,
             raw: Step::Same,
