@@ -134,6 +134,14 @@ fn library() -> String {
     hyperscan::version_str().to_string_lossy().into_owned()
 }
 
+/// Stack of a thread that compiles: the compiler calls itself for each level of an expression.
+const STACK_BYTES: usize = 16 << 20;
+
+/// What went wrong around compiling.
+fn failure(message: &str) -> CompileError {
+    CompileError { expression: None, message: message.to_owned() }
+}
+
 /// Numbers the databases of this process, so that a thread can tell whose scratch space it holds.
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
@@ -161,21 +169,61 @@ impl Automaton {
         expressions: &[Expression<'_>],
         cache: &dyn DatabaseCache,
     ) -> Result<Self, CompileError> {
-        let key = Key::of(&library(), MACHINE, expressions);
-        let name = key.name();
-        if let Some(kept) = cache.read(&name) {
-            match Self::restore(&key, &kept) {
-                Ok(automaton) => return Ok(automaton),
-                Err(why) => cache.reject(&name, &why),
-            }
+        if let Some(automaton) = Self::restored(expressions, cache) {
+            return Ok(automaton);
         }
         let automaton = Self::compile(expressions)?;
-        if let Some(database) = &automaton.database
+        automaton.keep(expressions, cache);
+        Ok(automaton)
+    }
+
+    /// [`Automaton::compile_or_restore`] of each set. What has to be compiled is compiled at the same time, a thread for
+    /// each set: the slowest one takes seconds.
+    pub(crate) fn compile_all(
+        sets: &[Vec<Expression<'_>>],
+        cache: &dyn DatabaseCache,
+    ) -> Result<Vec<Self>, CompileError> {
+        let restored: Vec<Option<Self>> = sets.iter().map(|set| Self::restored(set, cache)).collect();
+        let compiled = std::thread::scope(|scope| {
+            let builder = || std::thread::Builder::new().stack_size(STACK_BYTES);
+            let running: Vec<_> = sets
+                .iter()
+                .zip(&restored)
+                .map(|(set, restored)| match restored {
+                    Some(_) => Ok(None),
+                    None => builder().spawn_scoped(scope, || Self::compile(set)).map(Some),
+                })
+                .collect();
+            let ended = running.into_iter().map(|compiling| match compiling {
+                Ok(None) => Ok(None),
+                Ok(Some(compiling)) => {
+                    compiling.join().unwrap_or_else(|_| Err(failure("compiling panicked"))).map(Some)
+                }
+                Err(error) => Err(failure(&error.to_string())),
+            });
+            ended.collect::<Result<Vec<_>, CompileError>>()
+        })?;
+        for (set, compiled) in sets.iter().zip(&compiled) {
+            compiled.iter().for_each(|compiled| compiled.keep(set, cache));
+        }
+        Ok(restored.into_iter().zip(compiled).filter_map(|(restored, compiled)| restored.or(compiled)).collect())
+    }
+
+    /// What `cache` kept of the same expressions, if it can be believed.
+    fn restored(expressions: &[Expression<'_>], cache: &dyn DatabaseCache) -> Option<Self> {
+        let key = Key::of(&library(), MACHINE, expressions);
+        let name = key.name();
+        let kept = cache.read(&name)?;
+        Self::restore(&key, &kept).map_err(|why| cache.reject(&name, &why)).ok()
+    }
+
+    fn keep(&self, expressions: &[Expression<'_>], cache: &dyn DatabaseCache) {
+        if let Some(database) = &self.database
             && let Ok(bytes) = database.serialize()
         {
-            cache.write(&name, &seal(&key, automaton.width_min, &bytes));
+            let key = Key::of(&library(), MACHINE, expressions);
+            cache.write(&key.name(), &seal(&key, self.width_min, &bytes));
         }
-        Ok(automaton)
     }
 
     /// What [`Automaton::compile_or_restore`] kept. The library checks version, machine and a checksum of its own, but

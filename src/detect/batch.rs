@@ -1,11 +1,14 @@
-//! Many short values in one scan: values that every view shows as they were sent are put into one buffer, a line each, and
-//! scanned together. A scan costs about the same for ten bytes as for a hundred, and nearly always nothing is found.
+//! Many short values in one scan: values that every view shows as they were sent are put side by side into one buffer and
+//! scanned together. A scan of ten bytes costs about as much as one of a hundred, and nearly always nothing is found.
 //!
-//! The rows are read line by line for this (see [`by_line`]): they find at least what they find in each value alone. When
-//! a row finds something in the buffer, every value of it is looked at alone, as if there were no buffer.
+//! Rows are read differently for this (see [`side_by_side`]): they find at least what they find in each value alone. Where
+//! one finds something, the values are parted and scanned again, down to a few that are looked at alone, as if there were
+//! no buffer.
 
 use std::cell::Cell;
 use std::ops::Range;
+
+use smallvec::SmallVec;
 
 use crate::detect::recall::{Epoch, Key};
 use crate::detect::rows::Flags;
@@ -18,8 +21,10 @@ pub(super) const TEXT_MAX: usize = 512;
 const BYTES_MAX: usize = 4096;
 /// Values that wait together.
 const VALUES_MAX: usize = 128;
-/// What stands between two values. No value that waits holds it: it would be evened out in one of the views.
-const SEPARATOR: char = '\n';
+/// Values that are looked at alone rather than parted again.
+const ALONE_MAX: usize = 2;
+/// What stands behind each value, as [`side_by_side`] spells it. No value that waits holds it.
+pub(super) const SEPARATOR: char = '\u{1}';
 
 /// One value that waits.
 #[derive(Clone, Debug)]
@@ -53,9 +58,35 @@ impl Batch {
         BYTES_MAX <= self.texts.len() || VALUES_MAX <= self.entries.len()
     }
 
-    /// All values, each on a line of its own.
-    pub(super) fn texts(&self) -> &str {
-        &self.texts
+    /// The values in which `may_match` sees something, in the order they came in: what was noted of each, its place, its
+    /// text. It is asked about ever smaller groups of values that stand side by side.
+    pub(super) fn suspects<'b>(
+        &'b self,
+        may_match: &dyn Fn(&str) -> bool,
+    ) -> SmallVec<[(&'b Entry, Context<'b>, &'b str); 4]> {
+        let mut suspects = SmallVec::new();
+        self.part(&self.entries, may_match, &mut suspects);
+        suspects
+    }
+
+    fn part<'b>(
+        &'b self,
+        entries: &'b [Entry],
+        may_match: &dyn Fn(&str) -> bool,
+        suspects: &mut SmallVec<[(&'b Entry, Context<'b>, &'b str); 4]>,
+    ) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let together = self.texts.get(first.text.start..last.text.end).unwrap_or_default();
+        if !may_match(together) {
+            return;
+        }
+        if entries.len() <= ALONE_MAX {
+            suspects.extend(entries.iter().map(|entry| self.value(entry)));
+            return;
+        }
+        let (left, right) = entries.split_at(entries.len() / 2);
+        self.part(left, may_match, suspects);
+        self.part(right, may_match, suspects);
     }
 
     /// True when nothing waits.
@@ -63,13 +94,10 @@ impl Batch {
         self.entries.is_empty()
     }
 
-    /// The values in the order they came in: what was noted of each, its place, its text.
-    pub(super) fn values(&self) -> impl Iterator<Item = (&Entry, Context<'_>, &str)> {
-        self.entries.iter().map(|entry| {
-            let name = self.names.get(entry.name.clone()).unwrap_or_default();
-            let text = self.texts.get(entry.text.clone()).unwrap_or_default();
-            (entry, Context::new(entry.source, name).of_kind(entry.kind), text)
-        })
+    fn value<'b>(&'b self, entry: &'b Entry) -> (&'b Entry, Context<'b>, &'b str) {
+        let name = self.names.get(entry.name.clone()).unwrap_or_default();
+        let text = self.texts.get(entry.text.clone()).unwrap_or_default();
+        (entry, Context::new(entry.source, name).of_kind(entry.kind), text)
     }
 
     /// The values as recall knows them.
@@ -120,74 +148,115 @@ impl Batches {
     }
 }
 
-/// A row's expression for a buffer with a value on each line: what it finds in a value that stands alone it finds in the
-/// value's line as well. `^` and `$` hold at line ends, and so do the anchors of the whole text, which become these. A
-/// line end is no word, so word boundaries at a value's ends stay. `None` for what may be read otherwise.
-pub(super) fn by_line(pattern: &str, flags: Flags) -> Option<(String, Flags)> {
-    let mut lines = String::with_capacity(pattern.len());
-    let mut chars = pattern.chars();
-    let mut in_class = false;
-    while let Some(char) = chars.next() {
+/// A row's expression for values that stand side by side: what it finds in a value that stands alone it finds in the
+/// value among others as well. Anchors hold at separators too, and no "anything but" runs past one, so that hardly
+/// anything is found across two values. A separator is no word, so word boundaries at a value's ends stay. `None` for what
+/// may be read otherwise.
+pub(super) fn side_by_side(pattern: &str, flags: Flags) -> Option<String> {
+    let mut out = String::with_capacity(2 * pattern.len());
+    let mut rest = pattern;
+    while let Some(char) = rest.chars().next() {
+        let length = match char {
+            '\\' => escape(rest, &mut out)?,
+            '[' => class(rest, &mut out)?,
+            // Of all groups with a question mark, only the one without a name or flags is sure to mean the same.
+            '(' if rest.starts_with("(*") || (rest.starts_with("(?") && !rest.starts_with("(?:")) => return None,
+            '^' => replaced("(?:^|\\x01)", &mut out),
+            '$' => replaced("(?:$|\\x01)", &mut out),
+            '.' if flags.dotall => replaced(ANYTHING, &mut out),
+            '.' => replaced("[^\\x01\\n]", &mut out),
+            char => {
+                out.push(char);
+                char.len_utf8()
+            }
+        };
+        rest = rest.get(length..)?;
+    }
+    Some(out)
+}
+
+/// Anything within a value.
+const ANYTHING: &str = "[^\\x01]";
+
+/// Writes what stands for one character. How many bytes that one took.
+fn replaced(by: &str, out: &mut String) -> usize {
+    out.push_str(by);
+    1
+}
+
+/// An escape outside of classes; how many bytes it took. `None` for quoting and for what moves a match's start.
+fn escape(rest: &str, out: &mut String) -> Option<usize> {
+    let escaped = rest.chars().nth(1)?;
+    match escaped {
+        'A' => out.push_str("(?:\\A|\\x01)"),
+        'z' | 'Z' => out.push_str("(?:\\z|\\x01)"),
+        'Q' | 'E' | 'G' | 'K' => return None,
+        escaped => out.extend(['\\', escaped]),
+    }
+    Some(1 + escaped.len_utf8())
+}
+
+/// A class of characters; how many bytes it took. A negated one leaves out separators.
+fn class(rest: &str, out: &mut String) -> Option<usize> {
+    if rest.starts_with(EVERYTHING) {
+        out.push_str(ANYTHING);
+        return Some(EVERYTHING.len());
+    }
+    let mut at = 1;
+    out.push('[');
+    if rest.get(at..)?.starts_with('^') {
+        out.push_str("^\\x01");
+        at += 1;
+    }
+    // A bracket right behind the opening, or behind its negation, is a member.
+    if rest.get(at..)?.starts_with(']') {
+        out.push_str("\\]");
+        at += 1;
+    }
+    loop {
+        let char = rest.get(at..)?.chars().next()?;
+        out.push(char);
+        at += char.len_utf8();
         match char {
-            '\\' => match chars.next()? {
-                'A' if !in_class => lines.push('^'),
-                'z' | 'Z' if !in_class => lines.push('$'),
-                'Q' | 'E' | 'G' | 'K' => return None,
-                escaped => lines.extend(['\\', escaped]),
-            },
-            '[' if !in_class => {
-                in_class = true;
-                lines.push('[');
-                // A bracket right behind the opening, or behind its negation, is a member.
-                let mut rest = chars.clone();
-                let mut next = rest.next();
-                if next == Some('^') {
-                    lines.push('^');
-                    chars = rest.clone();
-                    next = rest.next();
-                }
-                if next == Some(']') {
-                    lines.push(']');
-                    chars = rest;
-                }
-            }
-            ']' if in_class => {
-                in_class = false;
-                lines.push(']');
-            }
-            '(' if !in_class => {
-                // Of all groups with a question mark, only the one without a name or flags is sure to mean the same.
-                if chars.as_str().starts_with('?') && !chars.as_str().starts_with("?:") {
+            ']' => return Some(at),
+            '[' if rest.get(at..)?.starts_with([':', '.', '=']) => return None,
+            '\\' => {
+                let escaped = rest.get(at..)?.chars().next()?;
+                if matches!(escaped, 'Q' | 'E') {
                     return None;
                 }
-                if chars.as_str().starts_with('*') {
-                    return None;
-                }
-                lines.push('(');
+                out.push(escaped);
+                at += escaped.len_utf8();
             }
-            char => lines.push(char),
+            _ => (),
         }
     }
-    Some((lines, Flags { multiline: true, ..flags }))
 }
+
+/// How rows spell a class that holds every character.
+const EVERYTHING: &str = "[\\s\\S]";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn anchors_hold_at_lines() {
-        let lines = |pattern: &str| by_line(pattern, Flags::default()).map(|(pattern, _)| pattern);
+    fn anchors_hold_at_separators_and_nothing_runs_past_one() {
+        let dotall = Flags { dotall: true, ..Flags::default() };
         for (pattern, expected) in [
-            (r"^a$", Some("^a$")),
-            (r"\Aa(?:b|\z)", Some("^a(?:b|$)")),
-            (r"[\\Az(?i]\\z", Some(r"[\\Az(?i]\\z")),
-            (r"[^]\]A]\Z", Some(r"[^]\]A]$")),
+            (r"^a$", Some(r"(?:^|\x01)a(?:$|\x01)")),
+            (r"\Aa(?:b|\z)", Some(r"(?:\A|\x01)a(?:b|(?:\z|\x01))")),
+            (r"a.b", Some(r"a[^\x01\n]b")),
+            (r"a[\s\S]*[^b]\.", Some(r"a[^\x01]*[^\x01b]\.")),
+            (r"[\\Az.$^]\\z", Some(r"[\\Az.$^]\\z")),
+            (r"[^]\]A]\Z", Some(r"[^\x01\]\]A](?:\z|\x01)")),
             (r"(?i)a", None),
             (r"(?-m:^a)", None),
+            (r"[[:alpha:]]", None),
             (r"\Qa\E", None),
         ] {
-            assert_eq!(lines(pattern).as_deref(), expected, "{pattern}");
+            assert_eq!(side_by_side(pattern, Flags::default()).as_deref(), expected, "{pattern}");
         }
+        assert_eq!(side_by_side("a.b", dotall).as_deref(), Some(r"a[^\x01]b"));
     }
 }

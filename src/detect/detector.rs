@@ -9,7 +9,6 @@ use smallvec::SmallVec;
 
 use crate::config::exclusions::DetectionConfig;
 use crate::config::security::SecurityConfig;
-use crate::detect::batch::Batch;
 use crate::detect::confirm::Candidate;
 use crate::detect::custom::{self, CustomPatterns, PatternError, Set};
 use crate::detect::monitor::{Anomaly, Monitor, Sample, Stats};
@@ -155,12 +154,12 @@ impl Detector {
 
     /// True when values may wait for others and be scanned together.
     pub(super) fn batches(&self) -> bool {
-        self.table.reads_lines() && !self.has_custom()
+        self.table.reads_side_by_side() && !self.has_custom()
     }
 
-    /// True when a value may hold a candidate that waits in `batch`.
-    pub(super) fn may_match(&self, batch: &Batch, is_plain: bool) -> bool {
-        self.table.may_match(batch.texts(), is_plain)
+    /// True when one of the values that stand side by side may hold a candidate.
+    pub(super) fn may_match(&self, together: &str, is_plain: bool) -> bool {
+        self.table.may_match(together, is_plain)
     }
 
     /// Runs every row's own examples through the whole detector and says which come out wrong, by row. Empty is good.

@@ -102,8 +102,8 @@ impl<'d, M: Meter> Inspector<'d, M> {
         let Some(key) = key.filter(|key| key.text.len() <= batch::TEXT_MAX && views.is_plain()) else {
             return ControlFlow::Continue(false);
         };
-        // A line end would make two lines of it; the strict views even it out, so it is in no value that is plain.
-        if self.waiting.is_none() || key.text.contains('\n') {
+        // The separator would make two values of it; it is in no plain value, and nothing here relies on that.
+        if self.waiting.is_none() || key.text.contains(batch::SEPARATOR) {
             return ControlFlow::Continue(false);
         }
         self.meter.enter(Stage::Semantic);
@@ -142,7 +142,8 @@ impl<'d, M: Meter> Inspector<'d, M> {
             let views = Views::same(text);
             !self.detector.threats(&views, &context, entry.categories, &mut Unwatched).is_empty()
         };
-        if self.detector.may_match(batch, is_plain) && batch.values().any(is_hostile) {
+        let may_match = |together: &str| self.detector.may_match(together, is_plain);
+        if batch.suspects(&may_match).into_iter().any(is_hostile) {
             return false;
         }
         if let Some(epoch) = self.detector.epoch() {

@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use crate::config::exclusions::Profile;
-use crate::detect::automaton::{Automaton, Bits, CompileError, Expression};
+use crate::detect::automaton::{Automaton, Bits, CompileError};
 use crate::detect::batch;
 use crate::detect::cache::DatabaseCache;
 use crate::detect::confirm::{Candidate, Confirm, Second};
 use crate::detect::reach::Reach;
-use crate::detect::rows::{Flags, PatternFile, Row};
+use crate::detect::rows::{Expression, PatternFile, Row};
 use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::{Category, CategorySet};
 
@@ -28,6 +28,9 @@ const RETRIES_MAX: usize = 64;
 const CHECK_COST: usize = 64;
 /// How many matches of one row a check judges in one text.
 const CHECKS_MAX: usize = 4096;
+
+/// The kinds of text that are scanned side by side.
+const TOGETHER: [Reach; 2] = [Reach::Addresses, Reach::All];
 
 /// What a table is made from: tables of one origin are equal.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -56,10 +59,9 @@ pub(crate) struct Table {
     /// Of rows whose matches have to be found, which is never done by building an expression for a request.
     spans: Vec<Option<Regex>>,
     /// By [`Reach`]: the rows that a text of this kind may match.
-    automata: [Automaton; Reach::ALL.len()],
-    /// The same rows read line by line, for values without unusual signs and for all others; none where a row cannot be
-    /// read that way.
-    by_line: Option<[Automaton; 2]>,
+    automata: Vec<Automaton>,
+    /// By [`TOGETHER`]: the same rows for values that stand side by side; none where a row cannot be read that way.
+    together: Vec<Automaton>,
     by_view: [Bits; View::ALL.len()],
     by_source: [Bits; Source::ALL.len()],
     by_category: Vec<Bits>,
@@ -71,35 +73,19 @@ impl Table {
     /// # Errors
     /// Every row that does not compile alone, or the fault of the whole set.
     pub(crate) fn compile(rows: Vec<Row>, origin: Origin, cache: &dyn DatabaseCache) -> Result<Self, Vec<DetectError>> {
-        let compile = |reach: Reach| {
-            let expressions = rows.iter().enumerate().map(|(id, row)| expression(id, row));
-            let within: Vec<Expression<'_>> =
-                expressions.filter(|expression| reach.holds(expression.pattern, expression.flags)).collect();
-            Automaton::compile_or_restore(&within, cache).map_err(|error| faults(&rows, error))
-        };
-        let automata = [compile(Reach::Words)?, compile(Reach::Addresses)?, compile(Reach::All)?];
-        let lines: Option<Vec<(String, Flags)>> = match origin.profile {
-            Profile::Balanced => rows.iter().map(|row| batch::by_line(&row.pattern, row.flags)).collect(),
+        let alone: Vec<Expression<'_>> = rows.iter().enumerate().map(|(id, row)| expression(id, row)).collect();
+        let texts: Option<Vec<String>> = match origin.profile {
+            Profile::Balanced => rows.iter().map(|row| batch::side_by_side(&row.pattern, row.flags)).collect(),
             // Its values have a view of their own each: they never wait for others.
             Profile::GuardCore => None,
         };
-        let compile_lines = |lines: &[(String, Flags)], reach: Reach| {
-            let expressions = lines.iter().enumerate().map(|(id, (pattern, flags))| Expression {
-                id,
-                pattern,
-                flags: *flags,
-                prefilter: false,
-            });
-            let within: Vec<Expression<'_>> = expressions
-                .zip(&rows)
-                .filter_map(|(expression, row)| reach.holds(&row.pattern, row.flags).then_some(expression))
-                .collect();
-            Automaton::compile_or_restore(&within, cache).map_err(|error| faults(&rows, error))
-        };
-        let by_line = match &lines {
-            Some(lines) => Some([compile_lines(lines, Reach::Addresses)?, compile_lines(lines, Reach::All)?]),
-            None => None,
-        };
+        let together: Option<Vec<Expression<'_>>> = texts
+            .as_ref()
+            .map(|texts| texts.iter().zip(&alone).map(|(pattern, alone)| Expression { pattern, ..*alone }).collect());
+        let mut sets: Vec<_> = Reach::ALL.iter().map(|reach| within(&rows, &alone, *reach)).collect();
+        sets.extend(together.iter().flat_map(|together| TOGETHER.map(|reach| within(&rows, together, reach))));
+        let mut automata = Automaton::compile_all(&sets, cache).map_err(|error| faults(&rows, error))?;
+        let together = automata.split_off(automata.len().min(Reach::ALL.len()));
         let ids = |wanted: &dyn Fn(&Row) -> bool| {
             rows.iter().enumerate().filter(|(_, row)| wanted(row)).map(|(id, _)| id).collect::<Bits>()
         };
@@ -112,7 +98,7 @@ impl Table {
         let by_source = Source::ALL.map(|source| ids(&|row| row.contexts & (1 << source.index()) != 0));
         let by_category = (0..Category::COUNT).map(|index| ids(&|row| row.category.index() == index)).collect();
         let spans = rows.iter().map(span).collect();
-        Ok(Self { origin, rows, spans, automata, by_line, by_view, by_source, by_category })
+        Ok(Self { origin, rows, spans, automata, together, by_view, by_source, by_category })
     }
 
     /// What it was made from.
@@ -132,17 +118,12 @@ impl Table {
 
     /// Size of the compiled databases in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.automata.iter().chain(self.by_line.iter().flatten()).map(Automaton::size).sum()
+        self.automata.iter().chain(&self.together).map(Automaton::size).sum()
     }
 
     /// The rows of `views` (a mask) that have a candidate in `text` and may apply to `source` and `categories`.
     pub(crate) fn candidates(&self, text: &str, views: u8, source: Source, categories: CategorySet) -> Candidates {
-        let [words, addresses, all] = &self.automata;
-        let automaton = match Reach::of(text.as_bytes()) {
-            Reach::Words => words,
-            Reach::Addresses => addresses,
-            Reach::All => all,
-        };
+        let Some(automaton) = self.automata.get(Reach::of(text.as_bytes()) as usize) else { return Candidates::new() };
         let found = automaton.scan(text.as_bytes(), |hits| {
             let mut bits = hits.bits.and(&self.of_views(views));
             if let Some(applicable) = self.by_source.get(source.index()) {
@@ -157,18 +138,16 @@ impl Table {
         found.unwrap_or_default()
     }
 
-    /// True when values can be scanned together.
-    pub(crate) const fn reads_lines(&self) -> bool {
-        self.by_line.is_some()
+    /// True when values can be scanned side by side.
+    pub(crate) const fn reads_side_by_side(&self) -> bool {
+        !self.together.is_empty()
     }
 
-    /// Whether any row may have a candidate in one of the values that stand in `lines`, one each. `is_plain`: none of
-    /// them has signs beyond those of addresses.
-    pub(crate) fn may_match(&self, lines: &str, is_plain: bool) -> bool {
-        self.by_line.as_ref().is_none_or(|[plain, all]| {
-            let automaton = if is_plain { plain } else { all };
-            automaton.scan(lines.as_bytes(), |_| ()).is_some()
-        })
+    /// Whether any row may have a candidate in one of the values that stand side by side in `together`. `is_plain`: none
+    /// of them has signs beyond those of addresses.
+    pub(crate) fn may_match(&self, together: &str, is_plain: bool) -> bool {
+        let automaton = self.together.get(usize::from(!is_plain));
+        automaton.is_none_or(|automaton| automaton.scan(together.as_bytes(), |_| ()).is_some())
     }
 
     fn of_views(&self, views: u8) -> Bits {
@@ -281,6 +260,14 @@ fn span(row: &Row) -> Option<Regex> {
 
 fn expression(id: usize, row: &Row) -> Expression<'_> {
     Expression { id, pattern: &row.pattern, flags: row.flags, prefilter: false }
+}
+
+/// The expressions that a text of a kind may match. What such text holds is told by the row as it stands, however it is
+/// compiled.
+fn within<'e>(rows: &[Row], expressions: &[Expression<'e>], reach: Reach) -> Vec<Expression<'e>> {
+    let mut within = expressions.to_vec();
+    within.retain(|expression| rows.get(expression.id).is_none_or(|row| reach.holds(&row.pattern, row.flags)));
+    within
 }
 
 /// Which rows are to blame.
