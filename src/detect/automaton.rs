@@ -13,7 +13,7 @@ use crate::detect::rows::{Expression, ROWS_MAX};
 
 /// Words of a set of expressions.
 const WORDS: usize = ROWS_MAX / 64;
-/// Scratch spaces one thread keeps: the five databases of two generations, and some for tests.
+/// Scratch spaces one thread keeps: the four databases of two generations, and some for tests.
 const SCRATCHES_MAX: usize = 12;
 
 /// A set of expression numbers.
@@ -186,6 +186,7 @@ impl Automaton {
         let restored: Vec<Option<Self>> = sets.iter().map(|set| Self::restored(set, cache)).collect();
         let compiled = std::thread::scope(|scope| {
             let builder = || std::thread::Builder::new().stack_size(STACK_BYTES);
+            #[expect(clippy::needless_collect, reason = "all threads run before the first is waited for")]
             let running: Vec<_> = sets
                 .iter()
                 .zip(&restored)

@@ -1,5 +1,5 @@
-//! Many short values in one scan: values that every view shows as they were sent are put side by side into one buffer and
-//! scanned together. A scan of ten bytes costs about as much as one of a hundred, and nearly always nothing is found.
+//! Many short values in one scan: values without unusual signs, which every view shows as they were sent, are put side by
+//! side into one buffer and scanned together. A scan of ten bytes costs about as much as one of a hundred, and nearly always nothing is found.
 //!
 //! Rows are read differently for this (see [`side_by_side`]): they find at least what they find in each value alone. Where
 //! one finds something, the values are parted and scanned again, down to a few that are looked at alone, as if there were
@@ -10,11 +10,14 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use crate::detect::reach::Reach;
 use crate::detect::recall::{Epoch, Key};
 use crate::detect::rows::Flags;
 use crate::detect::{Context, Kind, Source};
 use crate::model::category::CategorySet;
 
+/// The plainest kinds of text wait. Odder text costs as much together as alone, and a database of seconds to compile.
+pub(super) const REACH: Reach = Reach::Addresses;
 /// Longest value that waits for others, in bytes.
 pub(super) const TEXT_MAX: usize = 512;
 /// Bytes of values that wait together; one more value may cross the bound.
@@ -121,29 +124,20 @@ impl Batch {
     }
 }
 
-/// The batches of one walk: of values without unusual signs, and of all others. What is found in one is not looked for
-/// in the other.
-#[derive(Debug, Default)]
-pub(super) struct Batches {
-    pub(super) plain: Batch,
-    pub(super) odd: Batch,
-}
-
 thread_local! {
     /// Room for the next walk of this thread: at most a few times [`BYTES_MAX`].
-    static ROOM: Cell<Option<Box<Batches>>> = const { Cell::new(None) };
+    static ROOM: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
 }
 
-impl Batches {
-    /// Empty ones, with the room that the walk before left.
+impl Batch {
+    /// An empty one, with the room that the walk before left.
     pub(super) fn borrow() -> Box<Self> {
         ROOM.take().unwrap_or_default()
     }
 
     /// Leaves the room to the next walk.
     pub(super) fn give_back(mut self: Box<Self>) {
-        self.plain.clear();
-        self.odd.clear();
+        self.clear();
         ROOM.set(Some(self));
     }
 }

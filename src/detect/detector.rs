@@ -158,8 +158,8 @@ impl Detector {
     }
 
     /// True when one of the values that stand side by side may hold a candidate.
-    pub(super) fn may_match(&self, together: &str, is_plain: bool) -> bool {
-        self.table.may_match(together, is_plain)
+    pub(super) fn may_match(&self, together: &str) -> bool {
+        self.table.may_match(together)
     }
 
     /// Runs every row's own examples through the whole detector and says which come out wrong, by row. Empty is good.

@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use crate::detect::batch::{self, Batch, Batches, Entry};
+use crate::detect::batch::{self, Batch, Entry};
 use crate::detect::confirm::Candidate;
 use crate::detect::detector::{Unwatched, Watch, budget};
 use crate::detect::exclusion::{self, Spot};
@@ -49,7 +49,7 @@ impl Detector {
         let mut inspector = Inspector::new(self, request, scope, meter);
         meter.enter(Stage::Extract);
         if self.batches() {
-            inspector.waiting = Some(Batches::borrow());
+            inspector.waiting = Some(Batch::borrow());
             let ended = walk(&mut inspector);
             let settled = if ended.is_continue() { inspector.settle() } else { ended };
             if let Some(waiting) = inspector.waiting.take() {
@@ -85,7 +85,7 @@ struct Inspector<'d, M> {
     found: Detection,
     trace: Option<Trace>,
     /// Values that wait to be scanned together; `None` when each is looked at alone.
-    waiting: Option<Box<Batches>>,
+    waiting: Option<Box<Batch>>,
     /// Something is in a value that waited: the walk has to be made again.
     is_unsettled: bool,
 }
@@ -99,7 +99,8 @@ impl<'d, M: Meter> Inspector<'d, M> {
 
     /// Puts a value off that every view shows as it was sent. False when it has to be looked at now.
     fn put_off(&mut self, key: Option<Key<'_>>, views: &Views<'_>, lens: &Lens<'_>) -> ControlFlow<(), bool> {
-        let Some(key) = key.filter(|key| key.text.len() <= batch::TEXT_MAX && views.is_plain()) else {
+        let waits = |key: &Key<'_>| key.text.len() <= batch::TEXT_MAX && Reach::of(key.text.as_bytes()) <= batch::REACH;
+        let Some(key) = key.filter(|key| views.is_plain() && waits(key)) else {
             return ControlFlow::Continue(false);
         };
         // The separator would make two values of it; it is in no plain value, and nothing here relies on that.
@@ -111,9 +112,7 @@ impl<'d, M: Meter> Inspector<'d, M> {
             return ControlFlow::Continue(false);
         }
         self.meter.enter(Stage::Extract);
-        let is_plain = Reach::of(key.text.as_bytes()) <= Reach::Addresses;
-        let Some(waiting) = &mut self.waiting else { return ControlFlow::Continue(false) };
-        let batch = if is_plain { &mut waiting.plain } else { &mut waiting.odd };
+        let Some(batch) = &mut self.waiting else { return ControlFlow::Continue(false) };
         if batch.add(&key) {
             self.settle()?;
         }
@@ -124,17 +123,15 @@ impl<'d, M: Meter> Inspector<'d, M> {
     fn settle(&mut self) -> ControlFlow<()> {
         let Some(mut waiting) = self.waiting.take() else { return ControlFlow::Continue(()) };
         self.meter.enter(Stage::Scan);
-        let Batches { plain, odd } = &mut *waiting;
-        let is_clean = self.is_clean(plain, true) && self.is_clean(odd, false);
-        plain.clear();
-        odd.clear();
+        let is_clean = self.is_clean(&waiting);
+        waiting.clear();
         self.waiting = Some(waiting);
         self.meter.enter(Stage::Extract);
         self.is_unsettled |= !is_clean;
         if is_clean { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    fn is_clean(&self, batch: &Batch, is_plain: bool) -> bool {
+    fn is_clean(&self, batch: &Batch) -> bool {
         if batch.is_empty() {
             return true;
         }
@@ -142,7 +139,7 @@ impl<'d, M: Meter> Inspector<'d, M> {
             let views = Views::same(text);
             !self.detector.threats(&views, &context, entry.categories, &mut Unwatched).is_empty()
         };
-        let may_match = |together: &str| self.detector.may_match(together, is_plain);
+        let may_match = |together: &str| self.detector.may_match(together);
         if batch.suspects(&may_match).into_iter().any(is_hostile) {
             return false;
         }

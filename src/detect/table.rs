@@ -29,9 +29,6 @@ const CHECK_COST: usize = 64;
 /// How many matches of one row a check judges in one text.
 const CHECKS_MAX: usize = 4096;
 
-/// The kinds of text that are scanned side by side.
-const TOGETHER: [Reach; 2] = [Reach::Addresses, Reach::All];
-
 /// What a table is made from: tables of one origin are equal.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Origin {
@@ -60,8 +57,8 @@ pub(crate) struct Table {
     spans: Vec<Option<Regex>>,
     /// By [`Reach`]: the rows that a text of this kind may match.
     automata: Vec<Automaton>,
-    /// By [`TOGETHER`]: the same rows for values that stand side by side; none where a row cannot be read that way.
-    together: Vec<Automaton>,
+    /// The rows that plain values may match which stand side by side; `None` where a row cannot be read that way.
+    together: Option<Automaton>,
     by_view: [Bits; View::ALL.len()],
     by_source: [Bits; Source::ALL.len()],
     by_category: Vec<Bits>,
@@ -83,9 +80,9 @@ impl Table {
             .as_ref()
             .map(|texts| texts.iter().zip(&alone).map(|(pattern, alone)| Expression { pattern, ..*alone }).collect());
         let mut sets: Vec<_> = Reach::ALL.iter().map(|reach| within(&rows, &alone, *reach)).collect();
-        sets.extend(together.iter().flat_map(|together| TOGETHER.map(|reach| within(&rows, together, reach))));
+        sets.extend(together.iter().map(|together| within(&rows, together, batch::REACH)));
         let mut automata = Automaton::compile_all(&sets, cache).map_err(|error| faults(&rows, error))?;
-        let together = automata.split_off(automata.len().min(Reach::ALL.len()));
+        let together = if together.is_some() { automata.pop() } else { None };
         let ids = |wanted: &dyn Fn(&Row) -> bool| {
             rows.iter().enumerate().filter(|(_, row)| wanted(row)).map(|(id, _)| id).collect::<Bits>()
         };
@@ -140,14 +137,12 @@ impl Table {
 
     /// True when values can be scanned side by side.
     pub(crate) const fn reads_side_by_side(&self) -> bool {
-        !self.together.is_empty()
+        self.together.is_some()
     }
 
-    /// Whether any row may have a candidate in one of the values that stand side by side in `together`. `is_plain`: none
-    /// of them has signs beyond those of addresses.
-    pub(crate) fn may_match(&self, together: &str, is_plain: bool) -> bool {
-        let automaton = self.together.get(usize::from(!is_plain));
-        automaton.is_none_or(|automaton| automaton.scan(together.as_bytes(), |_| ()).is_some())
+    /// Whether any row may have a candidate in one of the plain values that stand side by side in `together`.
+    pub(crate) fn may_match(&self, together: &str) -> bool {
+        self.together.as_ref().is_none_or(|automaton| automaton.scan(together.as_bytes(), |_| ()).is_some())
     }
 
     fn of_views(&self, views: u8) -> Bits {
