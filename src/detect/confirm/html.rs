@@ -9,6 +9,7 @@ use crate::detect::confirm::Candidate;
 use crate::detect::confirm::css;
 use crate::detect::confirm::events::is_handler;
 use crate::detect::confirm::javascript;
+use crate::detect::confirm::players;
 use crate::detect::confirm::scan::{Folded, at, find, has, is_blank, part, skip};
 use crate::detect::{Kind, Source};
 
@@ -247,6 +248,7 @@ impl Facts {
         match name {
             b"href" | b"src" | b"data" | b"code" | b"codebase" | b"classid" | b"archive" | b"srcdoc" | b"movie" => {
                 let loads = !is_empty(value) && (name == b"srcdoc" || !starts_with_placeholder(value));
+                let loads = loads && !(tag == b"iframe" && name == b"src" && players::plays(value));
                 self.loads |= loads;
                 self.loads_elsewhere |= loads && (name == b"srcdoc" || !is_web_address(value));
                 self.imports |= tag == b"?xml-stylesheet" && value.starts_with(b"data:");

@@ -16,6 +16,7 @@ mod jndi;
 mod ldap;
 mod nosql;
 mod path;
+mod players;
 mod scan;
 mod serialized;
 mod shell;

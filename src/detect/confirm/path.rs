@@ -246,9 +246,11 @@ pub(crate) fn machine_path(candidate: &Candidate<'_>) -> Option<Range<usize>> {
 
 /// The last part has an extension of configuration, logs or code.
 fn names_file(path: &[u8]) -> bool {
-    [&b".ini"[..], b".conf", b".log", b".cnf", b".cfg", b".xml", b".php", b".inf", b".sys", b".dat", b".txt"]
-        .iter()
-        .any(|extension| path.ends_with(extension))
+    const EXTENSIONS: [&[u8]; 16] = [
+        b".ini", b".conf", b".config", b".log", b".cnf", b".cfg", b".xml", b".php", b".asp", b".aspx", b".asa",
+        b".jsp", b".inf", b".sys", b".dat", b".txt",
+    ];
+    EXTENSIONS.iter().any(|extension| path.ends_with(extension))
 }
 
 /// `file://` and `file:` say that a path follows.

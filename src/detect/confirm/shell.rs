@@ -63,7 +63,7 @@ pub(crate) fn whole_command(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     if value.is_prose || candidate.context.source == Source::Path {
         return None;
     }
-    let start = candidate.value_start();
+    let start = inside_quotes(text, candidate.value_start());
     let command = command(text, start)?;
     let arguments = arguments(text, command.name_end);
     let convicts = match evidence(&command, arguments) {
@@ -73,6 +73,14 @@ pub(crate) fn whole_command(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         Evidence::Prose => false,
     };
     convicts.then_some(start..command.name_end)
+}
+
+/// Where a text starts that stands in quotation marks as a whole, escaped or not; `start` for any other.
+fn inside_quotes(text: &[u8], start: usize) -> usize {
+    let open = skip(text, start, 4, |byte| byte == b'\\');
+    let quote = at(text, open);
+    let is_quoted = matches!(quote, b'"' | b'\'') && text.trim_ascii_end().ends_with(&[quote]) && open + 1 < text.len();
+    if is_quoted { open + 1 } else { start }
 }
 
 /// A program's own way to a shell: `system("id")`, `exec($_GET[…])`, with a command or a request's variable in it.
