@@ -20,15 +20,10 @@ pub enum Activity {
 
 use Activity::{Compatibility, Inactive};
 
-const OTEL: Activity = Inactive("nothing is exported over OTLP yet");
 const LOGFIRE: Activity = Compatibility("Logfire has no exporter here; use OTLP");
 
 /// Every field that is not active.
 const TABLE: &[(&str, Activity)] = &[
-    ("security.enable_otel", OTEL),
-    ("security.otel_service_name", OTEL),
-    ("security.otel_exporter_endpoint", OTEL),
-    ("security.otel_resource_attributes", OTEL),
     ("security.enable_logfire", LOGFIRE),
     ("security.logfire_service_name", LOGFIRE),
     ("security.sync_body_read_max_concurrent", Compatibility("no thread is held for a body read")),

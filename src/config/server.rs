@@ -1,5 +1,6 @@
 //! What the service adds around the policy: listeners, limits, admin port, telemetry.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -159,6 +160,8 @@ pub struct TelemetryConfig {
     pub webhook: Option<WebhookConfig>,
     /// Recent decisions that operators may look at.
     pub decisions: DecisionsConfig,
+    /// How OpenTelemetry is exported when `security.enable_otel` is on.
+    pub otel: OtelConfig,
 }
 
 /// `telemetry.decisions:`: recent decisions in memory, for `envoy-guard decisions` and the admin API.
@@ -180,6 +183,64 @@ impl Default for DecisionsConfig {
     fn default() -> Self {
         Self { entries: 1000, bytes: 8 * 1024 * 1024, allowed_every: 0 }
     }
+}
+
+/// `telemetry.otel:`: what is exported over OTLP, and how. Where to is `security.otel_exporter_endpoint`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OtelConfig {
+    /// How messages travel.
+    pub protocol: OtlpProtocol,
+    /// Header fields of every message, such as credentials of a vendor.
+    #[schemars(extend("propertyNames" = {"format": "header-name"}))]
+    pub headers: BTreeMap<String, Secret>,
+    /// Decisions as spans.
+    pub traces: bool,
+    /// All numbers of `/metrics`.
+    pub metrics: bool,
+    /// Security events as log records.
+    pub logs: bool,
+    /// Share of the requests without a `traceparent` that get a span.
+    #[schemars(range(min = 0, max = 1))]
+    pub sampling: f64,
+    /// Keep the span of every decision that is not simply an allow, whatever was sampled.
+    pub sample_denials: bool,
+    /// Seconds between two reports of numbers.
+    #[schemars(range(min = 1, max = 3600))]
+    pub interval: u32,
+    /// Time for one message, in seconds.
+    #[schemars(range(min = 1, max = 300))]
+    pub timeout: u32,
+    /// Spans waiting, and log records waiting; more are dropped and counted.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub queue: u32,
+}
+
+impl Default for OtelConfig {
+    fn default() -> Self {
+        Self {
+            protocol: OtlpProtocol::Http,
+            headers: BTreeMap::new(),
+            traces: true,
+            metrics: true,
+            logs: true,
+            sampling: 1.0,
+            sample_denials: true,
+            interval: 60,
+            timeout: 10,
+            queue: 8192,
+        }
+    }
+}
+
+/// How OTLP travels.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OtlpProtocol {
+    /// Protobuf over HTTP.
+    Http,
+    /// gRPC.
+    Grpc,
 }
 
 /// `telemetry.webhook:`: security events in batches, signed.
@@ -240,6 +301,7 @@ impl Default for TelemetryConfig {
             log_events: None,
             webhook: None,
             decisions: DecisionsConfig::default(),
+            otel: OtelConfig::default(),
         }
     }
 }

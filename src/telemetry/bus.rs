@@ -15,6 +15,7 @@ use crate::request::path::decode_once;
 use crate::telemetry::buffer::{Buffer, Tallies};
 use crate::telemetry::events::system::{self, AppliedHeaders};
 use crate::telemetry::events::{Event, EventRules, Happening};
+use crate::telemetry::otel::span::{TraceContext, Tracer};
 
 /// Paths whose repeated events are told once in [`REPEAT_SECONDS`]; with more of them all are told again.
 const PATHS_MAX: usize = 1000;
@@ -28,6 +29,8 @@ pub struct Outlets {
     pub rules: EventRules,
     /// Security events.
     pub events: Vec<Buffer<Arc<Event>>>,
+    /// Decisions as spans.
+    pub tracer: Option<Tracer>,
     /// Payloads of `on_block`.
     pub blocks: Option<Buffer<Arc<Value>>>,
     /// Payloads of `on_error`.
@@ -39,6 +42,7 @@ impl Outlets {
     pub fn abandon(&self) {
         self.events.iter().for_each(Buffer::abandon);
         self.blocks.iter().chain(&self.errors).for_each(Buffer::abandon);
+        self.tracer.iter().for_each(|tracer| tracer.queue.abandon());
     }
 }
 
@@ -90,18 +94,23 @@ impl Bus {
         self.outlets.swap(outlets)
     }
 
-    /// True when nobody listens to events.
+    /// True when nobody wants to hear of every decision.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        self.outlets.load().events.is_empty()
+        let outlets = self.outlets.load();
+        outlets.events.is_empty() && outlets.tracer.is_none()
     }
 
     /// Tells what happened with a decision.
     pub fn decided(&self, happening: &Happening<'_, '_, '_>) {
         let decision = happening.decision;
         let outlets = self.outlets.load();
+        let context = TraceContext::of(&happening.request.headers);
+        let caller = context.as_ref().map(|context| (context.trace_id, context.parent_id));
+        let traced = outlets.tracer.as_ref().and_then(|tracer| tracer.trace(happening, context, &outlets.rules));
         if !outlets.events.is_empty() {
             for event in outlets.rules.of(happening) {
+                let event = Event { trace: traced.or(caller), ..event };
                 if event.kind != EventType::PathExcluded
                     || self.is_new(EventType::PathExcluded, event.endpoint.as_deref().unwrap_or_default(), event.at)
                 {

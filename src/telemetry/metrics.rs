@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -22,6 +22,7 @@ use crate::model::check::Check;
 use crate::model::decision::Origin;
 use crate::model::event::EventType;
 use crate::model::stage::Stage;
+use crate::telemetry::families::{Family, Kind, Point, Value};
 
 /// What a decision counts as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -322,6 +323,12 @@ impl Metrics {
         shard
     }
 
+    /// Everything that is counted.
+    #[must_use]
+    pub fn families(&self) -> Vec<Family> {
+        self.table.families()
+    }
+
     /// What all threads decided so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
@@ -354,65 +361,112 @@ impl Metrics {
 
 impl Collector for Table {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let sum = |pick: &dyn Fn(&Shard) -> Option<u64>| shards.iter().filter_map(|shard| pick(shard)).sum::<u64>();
-        decisions(&mut encoder, &sum)?;
-        named(
-            &mut encoder,
-            "events",
-            "Security events by type",
-            "event",
-            EventType::ALL
-                .iter()
-                .enumerate()
-                .map(|(index, event)| (event.name(), sum(&|shard| shard.events.get(index).map(Count::get)))),
-        )?;
-        let categories = (0..Category::COUNT).filter_map(Category::at);
-        named(
-            &mut encoder,
-            "threats",
-            "Hostile values by category",
-            "category",
-            categories
-                .map(|category| (category.name(), sum(&|shard| shard.threats.get(category.index()).map(Count::get)))),
-        )?;
-        named(
-            &mut encoder,
-            "streams",
-            "Streams of ext_proc by how they ended",
-            "end",
-            StreamEnd::ALL
-                .iter()
-                .map(|end| (end.name(), sum(&|shard| shard.streams.get(*end as usize).map(Count::get)))),
-        )?;
-        let categories = (0..Category::COUNT).filter_map(Category::at);
-        named(
-            &mut encoder,
-            "threats_log_only",
-            "Findings by category that the policy only logs",
-            "category",
-            categories
-                .map(|category| (category.name(), sum(&|shard| shard.observed.get(category.index()).map(Count::get)))),
-        )?;
-        latency(&mut encoder, &sum)?;
-        checks(&mut encoder, &sum)?;
-        stages(&mut encoder, &sum)?;
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let samples: Vec<Sample> = sources.iter().flat_map(|source| source()).collect();
-        drop(sources);
-        for family in samples.chunk_by(|a, b| a.name == b.name) {
-            foreign(&mut encoder, family)?;
-        }
-        Ok(())
+        self.families().iter().try_for_each(|family| written(&mut encoder, family))
     }
+}
+
+/// Writes one family in the text format.
+fn written(encoder: &mut DescriptorEncoder<'_>, family: &Family) -> fmt::Result {
+    let kind = match family.kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+        Kind::Histogram => MetricType::Histogram,
+    };
+    let mut encoder = encoder.encode_descriptor(family.name, family.help, None, kind)?;
+    for point in &family.points {
+        let labels: Vec<(&str, &str)> = point.labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        match (&point.value, family.kind) {
+            (Value::Count(count), Kind::Gauge) => {
+                let gauge = ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX));
+                gauge.encode(encoder.encode_family(&labels)?)?;
+            }
+            (Value::Count(count), Kind::Counter | Kind::Histogram) => {
+                ConstCounter::new(*count).encode(encoder.encode_family(&labels)?)?;
+            }
+            (Value::Histogram { seconds, buckets }, _) => {
+                let count = buckets.iter().map(|(_, count)| count).sum();
+                // An empty set of labels would show as `{}`.
+                if labels.is_empty() {
+                    encoder.encode_histogram::<NoLabelSet>(*seconds, count, buckets, None)?;
+                } else {
+                    encoder.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*seconds, count, buckets, None)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 type Sum<'a> = dyn Fn(&dyn Fn(&Shard) -> Option<u64>) -> u64 + 'a;
 
+impl Table {
+    /// Everything that is counted, all threads together.
+    fn families(&self) -> Vec<Family> {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sum = |pick: &dyn Fn(&Shard) -> Option<u64>| shards.iter().filter_map(|shard| pick(shard)).sum::<u64>();
+        let categories = || (0..Category::COUNT).filter_map(Category::at);
+        let mut families = vec![
+            decisions(&sum),
+            Family::counters(
+                ("events", "Security events by type"),
+                "event",
+                EventType::ALL
+                    .iter()
+                    .map(|event| (event.name(), sum(&|shard| shard.events.get(*event as usize).map(Count::get)))),
+            ),
+            Family::counters(
+                ("threats", "Hostile values by category"),
+                "category",
+                categories().map(|kind| (kind.name(), sum(&|shard| shard.threats.get(kind.index()).map(Count::get)))),
+            ),
+            Family::counters(
+                ("streams", "Streams of ext_proc by how they ended"),
+                "end",
+                StreamEnd::ALL
+                    .iter()
+                    .map(|end| (end.name(), sum(&|shard| shard.streams.get(*end as usize).map(Count::get)))),
+            ),
+            Family::counters(
+                ("threats_log_only", "Findings by category that the policy only logs"),
+                "category",
+                categories().map(|kind| (kind.name(), sum(&|shard| shard.observed.get(kind.index()).map(Count::get)))),
+            ),
+            Family::histograms(
+                ("decision_seconds", "Time from a whole question to its answer"),
+                vec![durations(Vec::new(), &sum, &|shard| Some(&shard.latency))],
+            ),
+            Family::histograms(
+                ("check_seconds", "Time of each check, of one request in 16; suspicious_activity is detection"),
+                Check::ALL
+                    .iter()
+                    .map(|check| {
+                        let labels = vec![("check", check.name().to_owned())];
+                        durations(labels, &sum, &|shard| shard.checks.get(*check as usize))
+                    })
+                    .collect(),
+            ),
+            Family::histograms(
+                ("detection_stage_seconds", "Time of each part of a detection, of one request in 16"),
+                Stage::ALL
+                    .iter()
+                    .map(|stage| {
+                        let labels = vec![("stage", stage.name().to_owned())];
+                        durations(labels, &sum, &|shard| shard.stages.get(*stage as usize))
+                    })
+                    .collect(),
+            ),
+        ];
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples: Vec<Sample> = sources.iter().flat_map(|source| source()).collect();
+        drop(sources);
+        families.extend(samples.chunk_by(|a, b| a.name == b.name).filter_map(foreign));
+        families
+    }
+}
+
 /// Rows that never counted anything are left out, except the plain allow.
-fn decisions(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
-    let mut family =
-        encoder.encode_descriptor("decisions", "Decisions by check and verdict", None, MetricType::Counter)?;
+fn decisions(sum: &Sum<'_>) -> Family {
+    let mut points = Vec::new();
     for (row, origin) in origins().enumerate() {
         for outcome in Outcome::ALL {
             let cell = |shard: &Shard| shard.decisions.get(row)?.get(outcome as usize).map(Count::get);
@@ -420,83 +474,31 @@ fn decisions(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result 
             if count == 0 && (origin.is_some() || outcome != Outcome::Allow) {
                 continue;
             }
-            let labels = [("check", origin.map_or("none", Origin::name)), ("verdict", outcome.name())];
-            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            let check = origin.map_or("none", Origin::name).to_owned();
+            let labels = vec![("check", check), ("verdict", outcome.name().to_owned())];
+            points.push(Point { labels, value: Value::Count(count) });
         }
     }
-    Ok(())
+    Family { name: "decisions", help: "Decisions by check and verdict", kind: Kind::Counter, points }
 }
 
-fn named(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    label: &'static str,
-    counts: impl Iterator<Item = (&'static str, u64)>,
-) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (value, count) in counts.filter(|(_, count)| *count != 0) {
-        ConstCounter::new(count).encode(family.encode_family(&[(label, value)])?)?;
-    }
-    Ok(())
-}
-
-fn latency(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
-    let help = "Time from a whole question to its answer";
-    let family = encoder.encode_descriptor("decision_seconds", help, None, MetricType::Histogram)?;
-    histogram(family, sum, &|shard| Some(&shard.latency))
-}
-
-fn checks(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
-    let help = "Time of each check, of one request in 16; suspicious_activity is detection";
-    let mut family = encoder.encode_descriptor("check_seconds", help, None, MetricType::Histogram)?;
-    for check in Check::ALL {
-        let labels = [("check", check.name())];
-        let encoder = family.encode_family(&labels)?;
-        histogram(encoder, sum, &|shard| shard.checks.get(*check as usize))?;
-    }
-    Ok(())
-}
-
-fn stages(encoder: &mut DescriptorEncoder<'_>, sum: &Sum<'_>) -> fmt::Result {
-    let help = "Time of each part of a detection, of one request in 16";
-    let mut family = encoder.encode_descriptor("detection_stage_seconds", help, None, MetricType::Histogram)?;
-    for stage in Stage::ALL {
-        let labels = [("stage", stage.name())];
-        let encoder = family.encode_family(&labels)?;
-        histogram(encoder, sum, &|shard| shard.stages.get(*stage as usize))?;
-    }
-    Ok(())
-}
-
-fn histogram(
-    mut encoder: MetricEncoder<'_>,
-    sum: &Sum<'_>,
-    pick: &dyn Fn(&Shard) -> Option<&Histogram>,
-) -> fmt::Result {
+fn durations(labels: Vec<(&'static str, String)>, sum: &Sum<'_>, pick: &dyn Fn(&Shard) -> Option<&Histogram>) -> Point {
     let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
     let bucket = |index: usize| sum(&|shard| pick(shard)?.buckets.get(index).map(Count::get));
-    let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(index, bound)| (bound, bucket(index))).collect();
-    let count = buckets.iter().map(|(_, count)| count).sum();
+    let buckets = bounds.enumerate().map(|(index, bound)| (bound, bucket(index))).collect();
     let seconds = sum(&|shard| Some(pick(shard)?.total_ns.get())) as f64 / 1e9;
-    encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+    Point { labels, value: Value::Histogram { seconds, buckets } }
 }
 
 /// Samples of one name.
-fn foreign(encoder: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Result {
-    let Some(first) = samples.first() else { return Ok(()) };
-    let kind = if first.is_counter { MetricType::Counter } else { MetricType::Gauge };
-    let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
-    for sample in samples {
-        let labels: Vec<(&str, &str)> = sample.label.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        let encoder = family.encode_family(&labels)?;
-        if sample.is_counter {
-            ConstCounter::new(sample.value).encode(encoder)?;
-        } else {
-            ConstGauge::new(i64::try_from(sample.value).unwrap_or(i64::MAX)).encode(encoder)?;
-        }
-    }
-    Ok(())
+fn foreign(samples: &[Sample]) -> Option<Family> {
+    let first = samples.first()?;
+    let point = |sample: &Sample| Point {
+        labels: sample.label.iter().map(|(key, value)| (*key, value.clone())).collect(),
+        value: Value::Count(sample.value),
+    };
+    let kind = if first.is_counter { Kind::Counter } else { Kind::Gauge };
+    Some(Family { name: first.name, help: first.help, kind, points: samples.iter().map(point).collect() })
 }
 
 #[cfg(test)]

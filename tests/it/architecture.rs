@@ -45,8 +45,8 @@ const TABLE: &[(&str, &[&str])] = &[
 
 /// Foreign crates with one door: the crate, and the files that may name it.
 const DOORS: &[(&str, &[&str])] = &[
-    ("tonic", &["grpc/", "server/", "app/serve.rs"]),
-    ("prost", &["grpc/"]),
+    ("tonic", &["grpc/", "server/", "app/serve.rs", "telemetry/otel/"]),
+    ("prost", &["grpc/", "telemetry/otel/"]),
     ("tonic_health", &["app/serve.rs"]),
     ("tonic_reflection", &["app/serve.rs"]),
     ("hyper", &["server/"]),
@@ -61,6 +61,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("x509_parser", &["server/tls.rs"]),
     ("figment", &["config/"]),
     ("cel", &["engine/expression"]),
+    ("opentelemetry_proto", &["telemetry/otel/"]),
     ("prometheus_client", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),
     ("maxminddb", &["feeds/"]),

@@ -65,6 +65,8 @@ pub struct Event {
     pub handler: Option<&'static str>,
     /// Everything else.
     pub metadata: Metadata,
+    /// Trace and span that it belongs to.
+    pub trace: Option<([u8; 16], [u8; 8])>,
 }
 
 impl Event {
@@ -202,6 +204,7 @@ impl EventRules {
             pattern,
             handler: Some(fact.handler).filter(|name| !name.is_empty()),
             metadata,
+            trace: None,
         }
     }
 

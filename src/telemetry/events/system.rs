@@ -27,6 +27,7 @@ fn event(kind: EventType, now: Timestamp, action: &'static str, reason: String) 
         pattern: None,
         handler: None,
         metadata: Vec::new(),
+        trace: None,
     }
 }
 

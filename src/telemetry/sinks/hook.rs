@@ -65,10 +65,10 @@ impl Hook {
 
 /// Complaints about a sink: each different one once, and again after it changed.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(String);
+pub(in crate::telemetry) struct Complaints(String);
 
 impl Complaints {
-    pub(super) fn complain(&mut self, sink: SinkName, error: &str) {
+    pub(in crate::telemetry) fn complain(&mut self, sink: SinkName, error: &str) {
         if self.0 == error {
             return;
         }
@@ -77,7 +77,7 @@ impl Complaints {
     }
 
     /// All is well again.
-    pub(super) fn forget(&mut self, sink: SinkName) {
+    pub(in crate::telemetry) fn forget(&mut self, sink: SinkName) {
         if !self.0.is_empty() {
             tracing::info!(sink = sink.name(), "a telemetry sink delivers again");
             self.0.clear();

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::config::security::SecurityConfig;
-use crate::config::server::WebhookConfig;
+use crate::config::server::{OtelConfig, WebhookConfig};
 use crate::config::values::{Hook, LogLevel};
 use crate::model::message::Compose;
 use crate::net::client::{Client, Options};
@@ -23,6 +23,7 @@ use crate::telemetry::buffer::{Buffer, Full, SinkName};
 use crate::telemetry::bus::{Bus, Outlets};
 use crate::telemetry::events::EventRules;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otel::Otel;
 use crate::telemetry::sinks::agent::{Agent, AgentError, Settings};
 use crate::telemetry::sinks::post::Poster;
 
@@ -41,6 +42,7 @@ pub struct Plan {
     security: SecurityConfig,
     log_events: Option<LogLevel>,
     webhook: Option<WebhookConfig>,
+    otel: OtelConfig,
     messages: Composers,
 }
 
@@ -63,6 +65,7 @@ impl Plan {
             security: config.security.clone(),
             log_events: config.telemetry.log_events,
             webhook: config.telemetry.webhook.clone(),
+            otel: config.telemetry.otel.clone(),
             messages,
         }
     }
@@ -70,7 +73,10 @@ impl Plan {
     /// True when the sinks of `other` need not change. What its messages say follows from the configuration, too.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        self.security == other.security && self.log_events == other.log_events && self.webhook == other.webhook
+        self.security == other.security
+            && self.log_events == other.log_events
+            && self.webhook == other.webhook
+            && self.otel == other.otel
     }
 }
 
@@ -129,6 +135,18 @@ impl Sinks {
         };
         outlets.blocks = start(&security.on_block, SinkName::OnBlock, &plan.messages.on_block);
         outlets.errors = start(&security.on_error, SinkName::OnError, &plan.messages.on_error);
+        let otel = client.as_ref().map(|client| Otel::of(security, &plan.otel, client)).transpose();
+        match otel.map(Option::flatten) {
+            Ok(Some(otel)) => {
+                let queues = otel.queues(bus.tallies());
+                outlets.tracer.clone_from(&queues.tracer);
+                outlets.events.extend(queues.logs.clone());
+                let told = (Arc::clone(metrics), bus.tallies().clone());
+                tasks.spawn(otel.run(queues, told, stopped.clone()));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(error, "nothing is exported over OTLP"),
+        }
         if let (Some(settings), Some(client)) = (settings, client) {
             let agent = Agent::new(settings, client, bus);
             outlets.events.extend(agent.events());
