@@ -20,12 +20,9 @@ use crate::state::Backend;
 /// # Errors
 /// When the certificates cannot be read; a message for people.
 pub fn client(config: &OutboundConfig) -> Result<Client, String> {
-    let authorities = match &config.ca_file {
-        Some(path) => std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?,
-        None => Vec::new(),
-    };
     let connect_timeout = std::time::Duration::from_millis(config.connect_timeout_ms.into());
-    Client::new(&Options { connect_timeout, authorities, ..Options::default() }).map_err(|error| error.to_string())
+    let options = Options::with_file(config.ca_file.as_deref(), connect_timeout)?;
+    Client::new(&options).map_err(|error| error.to_string())
 }
 
 /// Follows the feeds of whatever configuration is in force. Never returns; run one beside the service.

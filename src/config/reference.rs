@@ -7,7 +7,7 @@ use crate::config::formats;
 use crate::config::schema;
 
 /// Definitions that get a table of their own below the sections, in this order.
-const PARTS: [&str; 15] = [
+const PARTS: [&str; 17] = [
     "RouteMatch",
     "TimeRestriction",
     "Exclusion",
@@ -21,6 +21,8 @@ const PARTS: [&str; 15] = [
     "LimitRule",
     "ResponseRule",
     "RedisTls",
+    "WebhookConfig",
+    "OtelConfig",
     "ServerTls",
     "ListConfig",
 ];

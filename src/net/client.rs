@@ -4,6 +4,7 @@
 //! A proxy is taken from the environment, as other programs do: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`.
 
 use std::error::Error as _;
+use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -75,6 +76,20 @@ impl Default for Options {
             through: Through::default(),
             protocol: Protocol::default(),
         }
+    }
+}
+
+impl Options {
+    /// With the authorities of a PEM file. Reads it: not for a thread that serves requests.
+    ///
+    /// # Errors
+    /// When the file cannot be read; a message for people.
+    pub fn with_file(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Self, String> {
+        let authorities = match ca_file {
+            Some(path) => std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?,
+            None => Vec::new(),
+        };
+        Ok(Self { connect_timeout, authorities, ..Self::default() })
     }
 }
 

@@ -81,8 +81,20 @@ pub struct Underway<'t> {
 
 impl Underway<'_> {
     /// They have arrived.
-    pub fn arrived(mut self) {
-        self.tally.delivered(std::mem::take(&mut self.items));
+    pub fn arrived(self) {
+        self.arrived_but(0);
+    }
+
+    /// They have arrived, and the other side threw away so many of them.
+    pub fn arrived_but(mut self, rejected: usize) {
+        let rejected = rejected.min(self.items);
+        self.tally.delivered(self.items - rejected);
+        self.items = rejected;
+    }
+
+    /// They wait again.
+    pub fn returned(mut self) {
+        self.items = 0;
     }
 }
 

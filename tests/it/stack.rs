@@ -86,6 +86,11 @@ impl Process {
         assert!(status.success(), "kill -{name} {}", self.name);
     }
 
+    /// False once it has ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Waits for the end and returns its exit code.
     pub(crate) fn exit(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
@@ -410,8 +415,10 @@ impl Stack {
     /// Ends the service and starts it again with another policy file, on the same ports.
     #[track_caller]
     pub(crate) fn restart_guard(&mut self, policy: impl Fn(&Path, u16, u16) -> String) {
-        self.guard.signal("KILL");
-        self.guard.exit();
+        if self.guard.is_running() {
+            self.guard.signal("KILL");
+            self.guard.exit();
+        }
         self.guard = guard(self.folder.path(), &policy(self.folder.path(), self.grpc, self.admin), self.admin);
         self.wait_for_guard();
     }

@@ -1,78 +1,12 @@
 //! Everything that is sent: to a server that speaks the agent protocol, to webhooks, to hooks. The other side checks
 //! each byte with guard-agent's own code (`tests/tools/receivers.py`).
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::stack::{Call, Process, Stack, free_port, policy};
-
-/// A text that must never leave the service.
-const SECRET: &str = "geheim7";
-
-/// The other side of every sink.
-pub(crate) struct Receivers {
-    process: Process,
-    pub(crate) http: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Receivers {
-    pub(crate) fn start() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = root.join(".cache/venv/bin/python");
-        assert!(python.exists(), "no Python at {}: run `make deps` first", python.display());
-        let (http, grpc, folder) = (free_port(), free_port(), tempfile::tempdir().unwrap());
-        let mut command = Command::new(python);
-        command.arg(root.join("tests/tools/receivers.py")).args([http.to_string(), grpc.to_string()]);
-        let mut process = Process::start("receivers", folder.path(), &mut command);
-        process.wait(|_| Call::get("/").try_send(http).is_ok_and(|answer| answer.status == 200));
-        Self { process, http, _folder: folder }
-    }
-
-    /// Makes the next `times` answers of `path` something else than a success.
-    fn refuse(&self, path: &str, status: u16, times: u32) {
-        let asked = Call::get(&format!("/answer?path={path}&status={status}&times={times}")).send(self.http);
-        assert_eq!(asked.status, 200);
-    }
-
-    /// Everything that came so far.
-    pub(crate) fn lines(&self) -> Vec<Value> {
-        self.process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    /// Waits until a line satisfies `is_it`, and returns it.
-    #[track_caller]
-    fn wait(&mut self, is_it: impl Fn(&Value) -> bool) -> Value {
-        let mut found = None;
-        self.process.wait(|process| {
-            let lines = process.log();
-            let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            found = lines.find(|line| is_it(line));
-            found.is_some()
-        });
-        found.unwrap()
-    }
-
-    /// Waits until the agent's server has an event of this type about this address.
-    #[track_caller]
-    fn wait_for_event(&mut self, kind: &str, address: &str) -> Value {
-        let is_it = |event: &Value| event["event_type"] == kind && event["ip_address"] == address;
-        let line = self.wait(|line| line["kind"] == "agent" && events(line).any(is_it));
-        events(&line).find(|event| is_it(event)).unwrap().clone()
-    }
-}
-
-fn events(line: &Value) -> impl Iterator<Item = &Value> {
-    line["body"]["events"].as_array().into_iter().flatten()
-}
-
-/// A number of the metrics page.
-fn metric(admin: u16, series: &str) -> f64 {
-    let page = Call::get("/metrics").send(admin).body;
-    page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0.0)
-}
+use crate::receivers::{Receivers, SECRET, metric};
+use crate::stack::{Call, Stack, free_port, policy};
 
 /// A request with a secret wherever a name says that there is one.
 fn hostile(address: &str) -> Call {
@@ -204,88 +138,4 @@ fn a_sink_that_stands_still_costs_its_events_and_nobody_s_time() {
         Command::new(env!("CARGO_BIN_EXE_envoy-guard")).args(["serve", "--config"]).arg(&file).output().unwrap();
     assert_ne!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stderr).contains("agent_project_encryption_key"), "{output:?}");
-}
-
-#[test]
-fn spans_numbers_and_events_reach_an_otlp_receiver_under_the_caller_s_trace() {
-    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let mut receivers = Receivers::start();
-    for (protocol, port) in [("http", receivers.http), ("grpc", receivers.grpc)] {
-        let security = format!(
-            "enable_otel: true\notel_service_name: shop\notel_exporter_endpoint: http://127.0.0.1:{port}\n\
-             otel_resource_attributes: {{deployment.environment: test}}\nblocked_user_agents: [evilbot]\n\
-             muted_event_types: [security_headers_applied]\n"
-        );
-        let rest = format!(
-            "telemetry:\n  otel:\n    protocol: {protocol}\n    interval: 1\n    sampling: 0\n    \
-             headers: {{x-vendor-key: vendor}}\n"
-        );
-        let mut stack = Stack::start(&security, &rest);
-        let (sampled, unsampled) =
-            (format!("00-{TRACE}-00f067aa0ba902b7-01"), format!("00-{TRACE}-00f067aa0ba902b8-00"));
-        // Kept by the caller; kept because it is refused; kept by nobody.
-        let calls = [("1", "203.0.113.1", "curl", &sampled), ("2", "203.0.113.2", "evilbot", &unsampled)];
-        for (_, address, agent, parent) in calls {
-            let call = Call::get(&format!("/a?token={SECRET}"))
-                .header("traceparent", parent)
-                .header("user-agent", agent)
-                .from(address);
-            assert_eq!(stack.send(&call).status, if agent == "evilbot" { 403 } else { 200 });
-        }
-        assert_eq!(stack.send(&Call::get("/").header("traceparent", &unsampled).from("203.0.113.3")).status, 200);
-        stack.guard.signal("TERM");
-        assert_eq!(stack.guard.exit(), Some(0));
-
-        let mine = |line: &Value, kind: &str| {
-            line["kind"] == kind
-                && line["metadata"]["content-type"]
-                    .as_str()
-                    .is_some_and(|text| text.contains(protocol) || (protocol == "http" && text.contains("x-protobuf")))
-        };
-        receivers.wait(|line| mine(line, "traces"));
-        receivers.wait(|line| mine(line, "metrics"));
-        let logs = receivers.wait(|line| mine(line, "logs"));
-        assert_eq!(logs["metadata"]["x-vendor-key"], "vendor");
-        let spans: Vec<Value> = receivers
-            .lines()
-            .iter()
-            .filter(|line| mine(line, "traces"))
-            .flat_map(|line| line["body"]["resource_spans"][0]["scope_spans"][0]["spans"].as_array().unwrap().clone())
-            .collect();
-        let attribute = |span: &Value, name: &str| {
-            let pairs = span["attributes"].as_array().unwrap().clone();
-            pairs.into_iter().find(|pair| pair["key"] == name).map_or(Value::Null, |pair| pair["value"].clone())
-        };
-        let mut seen: Vec<(String, String)> = spans
-            .iter()
-            .map(|span| {
-                let text = |value: Value| value["string_value"].as_str().unwrap_or_default().to_owned();
-                (text(attribute(span, "client.address")), text(attribute(span, "guard.verdict")))
-            })
-            .collect();
-        seen.sort();
-        let expected = [("203.0.113.1", "allow"), ("203.0.113.2", "deny")];
-        assert_eq!(seen, expected.map(|(address, verdict)| (address.to_owned(), verdict.to_owned())), "{spans:?}");
-        // Identifiers are base64 in protobuf's JSON.
-        for span in &spans {
-            assert_eq!(span["trace_id"], "S/kvNXezTaajzpKdDg5HNg==");
-            let parent = span["parent_span_id"].as_str().unwrap();
-            assert!(["APBnqgupArc=", "APBnqgupArg="].contains(&parent), "{span}");
-        }
-        let record = &logs["body"]["resource_logs"][0]["scope_logs"][0]["log_records"][0];
-        assert_eq!(record["trace_id"], "S/kvNXezTaajzpKdDg5HNg==", "{record}");
-        let names: Vec<Value> = receivers
-            .lines()
-            .iter()
-            .filter(|line| mine(line, "metrics"))
-            .flat_map(|line| {
-                line["body"]["resource_metrics"][0]["scope_metrics"][0]["metrics"].as_array().unwrap().clone()
-            })
-            .map(|metric| metric["name"].clone())
-            .collect();
-        for name in ["envoy_guard.decisions", "envoy_guard.decision_seconds", "envoy_guard.policy_version"] {
-            assert!(names.contains(&Value::from(name)), "{name}: {names:?}");
-        }
-    }
-    assert!(!receivers.process.log().contains(SECRET));
 }

@@ -2,7 +2,9 @@
 
 Prints one JSON line for whatever arrives. What the agent protocol defines is checked here, with guard-agent's own
 models, decryptor and signature; `problems` of a line says what is wrong. `GET /answer?path=/hook&status=503&times=2`
-makes the next answers of a path fail.
+makes the next answers of a path fail; `path=grpc/traces` with a status of gRPC does so there, and `rejected=3` says that as
+many spans, records or points were thrown away. Arguments: port of HTTP, port of gRPC, and for gRPC over TLS port,
+certificate and key.
 """
 
 import concurrent.futures
@@ -100,6 +102,24 @@ def hook(path, headers, body):
     tell("hook", path=path, headers=headers, problems=problems, text=body.decode())
 
 
+def scripted_answer(path):
+    """What the next answer of a path shall be: status, times left, seconds of Retry-After, items thrown away."""
+    with lock:
+        found = answers.get(path)
+        if found and found[1] > 0:
+            found[1] -= 1
+            return found
+    return None
+
+
+def taken(kind, rejected):
+    """The answer that says how many items were thrown away."""
+    response, field = RESPONSES[kind]
+    if not rejected:
+        return response()
+    return response(partial_success={field: int(rejected), "error_message": "too old"})
+
+
 def otlp(kind, message, metadata):
     tell(kind, metadata=metadata, body=MessageToDict(message, preserving_proto_field_name=True))
 
@@ -108,6 +128,13 @@ OTLP = {
     "/v1/traces": ("traces", traces.ExportTraceServiceRequest),
     "/v1/metrics": ("metrics", metrics.ExportMetricsServiceRequest),
     "/v1/logs": ("logs", logs.ExportLogsServiceRequest),
+}
+
+
+RESPONSES = {
+    "traces": (traces.ExportTraceServiceResponse, "rejected_spans"),
+    "metrics": (metrics.ExportMetricsServiceResponse, "rejected_data_points"),
+    "logs": (logs.ExportLogsServiceResponse, "rejected_log_records"),
 }
 
 
@@ -130,7 +157,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in urllib.parse.parse_qs(url.query).items()}
         if url.path == "/answer":
             with lock:
-                answers[query["path"]] = [int(query["status"]), int(query["times"]), query.get("retry_after")]
+                answers[query["path"]] = [
+                    int(query["status"]), int(query["times"]), query.get("retry_after"), query.get("rejected"),
+                ]
         self.answer(200)
 
     def do_POST(self):
@@ -138,13 +167,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         if self.path.startswith("/stall"):
             forever.wait()
-        with lock:
-            scripted = answers.get(self.path)
-            if scripted and scripted[1] > 0:
-                scripted[1] -= 1
-            else:
-                scripted = None
-        if scripted:
+        scripted = scripted_answer(self.path)
+        rejected = scripted[3] if scripted else None
+        if scripted and not rejected:
             tell("refused", path=self.path, status=scripted[0], bytes=len(body))
             extra = [("retry-after", scripted[2])] if scripted[2] else []
             self.answer(scripted[0], headers=extra)
@@ -156,7 +181,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             elif self.path in OTLP:
                 kind, form = OTLP[self.path]
                 otlp(kind, form.FromString(body), headers)
-                self.answer(200, b"")
+                self.answer(200, taken(kind, rejected).SerializeToString(), [("content-type", "application/x-protobuf")])
             else:
                 hook(self.path, headers, body)
                 self.answer(200)
@@ -166,21 +191,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Exporter:
-    def __init__(self, kind, response):
-        self.kind, self.response = kind, response
+    def __init__(self, kind):
+        self.kind = kind
 
     def Export(self, request, context):
+        scripted = scripted_answer(f"grpc/{self.kind}")
+        if scripted and not scripted[3]:
+            tell("refused", path=f"grpc/{self.kind}", status=scripted[0])
+            status = next(code for code in grpc.StatusCode if code.value[0] == scripted[0])
+            context.abort(status, "as it was told to")
         otlp(self.kind, request, dict(context.invocation_metadata()))
-        return self.response()
+        return taken(self.kind, scripted and scripted[3])
 
 
 def main():
     http_port, grpc_port = int(sys.argv[1]), int(sys.argv[2])
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
-    traces_grpc.add_TraceServiceServicer_to_server(Exporter("traces", traces.ExportTraceServiceResponse), server)
-    metrics_grpc.add_MetricsServiceServicer_to_server(Exporter("metrics", metrics.ExportMetricsServiceResponse), server)
-    logs_grpc.add_LogsServiceServicer_to_server(Exporter("logs", logs.ExportLogsServiceResponse), server)
+    traces_grpc.add_TraceServiceServicer_to_server(Exporter("traces"), server)
+    metrics_grpc.add_MetricsServiceServicer_to_server(Exporter("metrics"), server)
+    logs_grpc.add_LogsServiceServicer_to_server(Exporter("logs"), server)
     server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+    if len(sys.argv) > 3:
+        certificate, key = (open(path, "rb").read() for path in sys.argv[4:6])
+        server.add_secure_port(f"127.0.0.1:{sys.argv[3]}", grpc.ssl_server_credentials([(key, certificate)]))
     server.start()
     http.server.ThreadingHTTPServer.daemon_threads = True
     http.server.ThreadingHTTPServer(("127.0.0.1", http_port), Handler).serve_forever()

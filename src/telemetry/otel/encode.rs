@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as WireSpan, Status};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as WireSpan, SpanFlags, Status};
 
 use crate::model::decision::FactValue;
 use crate::model::time::Timestamp;
@@ -65,12 +65,19 @@ pub(super) fn traces(resource: &Resource, spans: &[Span]) -> ExportTraceServiceR
         end_time_unix_nano: nanos(span.end),
         attributes: span.attributes.iter().filter_map(|(key, value)| Some(pair(key, any(value)?))).collect(),
         status: span.is_failure.then(|| Status { code: StatusCode::Error.into(), ..Status::default() }),
+        flags: span_flags(span),
         ..WireSpan::default()
     };
     let scope = ScopeSpans { scope: scope(), spans: spans.iter().map(span).collect(), ..ScopeSpans::default() };
     let resource_spans =
         vec![ResourceSpans { resource: Some(resource.clone()), scope_spans: vec![scope], ..ResourceSpans::default() }];
     ExportTraceServiceRequest { resource_spans }
+}
+
+/// The flags of the trace; that the parent is known to be somebody else's, or that there is none.
+fn span_flags(span: &Span) -> u32 {
+    let parent = if span.parent_id.is_some() { SpanFlags::ContextIsRemoteMask as u32 } else { 0 };
+    u32::from(span.is_sampled) | SpanFlags::ContextHasIsRemoteMask as u32 | parent
 }
 
 pub(super) fn logs(resource: &Resource, events: &[std::sync::Arc<Event>]) -> ExportLogsServiceRequest {

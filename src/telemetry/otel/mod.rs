@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::config::security::SecurityConfig;
 use crate::config::server::{OtelConfig, OtlpProtocol};
-use crate::net::client::Client;
+use crate::net::client::{Client, Options};
 use crate::telemetry::buffer::{Buffer, Full, SinkName, Tallies};
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::Metrics;
@@ -26,6 +26,8 @@ use crate::telemetry::sinks::hook::Complaints;
 
 /// Spans or records in one message.
 const BATCH_MAX: usize = 512;
+/// Bytes of one message; receivers commonly take 4 MiB.
+const MESSAGE_BYTES_MAX: usize = 2 << 20;
 /// Longest wait of a span or record for its batch.
 const LINGER: Duration = Duration::from_secs(1);
 /// The first pause after a failure, and the longest.
@@ -49,7 +51,11 @@ pub(super) struct Queues {
 
 impl Otel {
     /// `None` when nothing is exported; an error says why nothing can be.
-    pub(super) fn of(security: &SecurityConfig, config: &OtelConfig, client: &Client) -> Result<Option<Self>, String> {
+    pub(super) fn of(
+        security: &SecurityConfig,
+        config: &OtelConfig,
+        (client, options): (&Client, &Options),
+    ) -> Result<Option<Self>, String> {
         if !security.enable_otel {
             return Ok(None);
         }
@@ -61,8 +67,8 @@ impl Otel {
         let headers = config.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
         let timeout = Duration::from_secs(config.timeout.into());
         let link = match config.protocol {
-            OtlpProtocol::Http => Link::Http { client: client.clone(), base: url.to_owned(), headers, timeout },
-            OtlpProtocol::Grpc => Link::grpc(url, headers, timeout)?,
+            OtlpProtocol::Http => Link::http(client.clone(), url, headers, timeout),
+            OtlpProtocol::Grpc => Link::grpc(url, headers, timeout, options)?,
         };
         let attributes = security.otel_resource_attributes.clone().into_iter();
         let resource = encode::resource(&security.otel_service_name, attributes);
@@ -115,12 +121,12 @@ impl Otel {
         export: impl Fn(&[T]) -> Export,
         mut stop: watch::Receiver<bool>,
     ) {
-        let (mut complaints, mut pause) = (Complaints::default(), PAUSE);
+        let mut complaints = Complaints::default();
+        let mut pause = Pause::default();
         loop {
-            let wait = if pause == PAUSE { LINGER } else { pause };
             tokio::select! {
-                () = queue.filled(), if pause == PAUSE => {}
-                () = tokio::time::sleep(wait) => {}
+                () = queue.filled(), if !pause.is_on() => {}
+                () = tokio::time::sleep(pause.length()) => {}
                 changed = stop.changed() => if changed.is_err() { return },
             }
             let is_last = *stop.borrow();
@@ -129,22 +135,30 @@ impl Otel {
                 if items.is_empty() {
                     break;
                 }
-                match self.link.send(export(&items)).await {
-                    Ok(()) => {
-                        queue.tally().delivered(items.len());
-                        complaints.forget(name);
-                        pause = PAUSE;
+                let (message, items) = fitting(queue, items, &export);
+                let underway = queue.tally().underway(items.len());
+                match self.link.send(message).await {
+                    Ok(taken) => {
+                        underway.arrived_but(taken.rejected);
+                        pause = Pause::default();
+                        if taken.rejected == 0 {
+                            complaints.forget(name);
+                        } else {
+                            queue.tally().failed();
+                            complaints.complain(name, &format!("some were thrown away: {}", taken.why));
+                        }
                     }
                     Err(Lost::Never(why)) => {
                         queue.tally().failed();
-                        queue.tally().dropped(items.len());
+                        drop(underway);
                         complaints.complain(name, &why);
                     }
-                    Err(Lost::Later(why)) => {
+                    Err(Lost::Later(why, wait)) => {
                         queue.tally().failed();
-                        complaints.complain(name, &why);
+                        underway.returned();
                         queue.put_back(items);
-                        pause = pause.saturating_mul(2).min(PAUSE_MAX);
+                        complaints.complain(name, &why);
+                        pause = pause.next(wait);
                         break;
                     }
                 }
@@ -167,12 +181,17 @@ impl Otel {
             let families = metrics.families();
             let export = Export::Metrics(encode::metrics(&self.resource, &families, (start, clock::now())));
             match self.link.send(export).await {
-                Ok(()) => {
+                Ok(taken) => {
                     tally.delivered(families.len());
-                    complaints.forget(SinkName::OtelMetrics);
+                    if taken.rejected == 0 {
+                        complaints.forget(SinkName::OtelMetrics);
+                    } else {
+                        tally.failed();
+                        complaints.complain(SinkName::OtelMetrics, &format!("some were thrown away: {}", taken.why));
+                    }
                 }
                 // The next message holds these numbers, too.
-                Err(Lost::Later(why) | Lost::Never(why)) => {
+                Err(Lost::Later(why, _) | Lost::Never(why)) => {
                     tally.failed();
                     complaints.complain(SinkName::OtelMetrics, &why);
                 }
@@ -183,3 +202,38 @@ impl Otel {
         }
     }
 }
+
+/// How long nothing is sent: a moment for a batch to fill, and longer after a failure.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Pause(Option<Duration>);
+
+impl Pause {
+    const fn is_on(self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Spread by chance, so that replicas that failed together do not come back together.
+    fn length(self) -> Duration {
+        self.0.map_or(LINGER, |pause| pause.mul_f64(rand::random_range(0.5..=1.0)))
+    }
+
+    /// The pause after one more failure; `asked` is what the receiver wants.
+    fn next(self, asked: Option<Duration>) -> Self {
+        let grown = self.0.map_or(PAUSE, |pause| pause.saturating_mul(2));
+        Self(Some(asked.map_or(grown, |asked| asked.max(grown)).min(PAUSE_MAX)))
+    }
+}
+
+/// A message of as many items as it can hold, and these; the others wait again.
+fn fitting<T>(queue: &Buffer<T>, mut items: Vec<T>, export: impl Fn(&[T]) -> Export) -> (Export, Vec<T>) {
+    loop {
+        let message = export(&items);
+        if items.len() <= 1 || message.len() <= MESSAGE_BYTES_MAX {
+            return (message, items);
+        }
+        queue.put_back(items.split_off(items.len() / 2));
+    }
+}
+
+#[cfg(test)]
+mod tests;

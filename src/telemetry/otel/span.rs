@@ -8,6 +8,7 @@ use crate::request::headers::Headers;
 use crate::request::path::decode_once;
 use crate::telemetry::buffer::Buffer;
 use crate::telemetry::events::{EventRules, Happening};
+use crate::telemetry::redact::cut;
 
 /// Bytes kept of `tracestate`; more than the standard asks for.
 const STATE_BYTES_MAX: usize = 512;
@@ -80,6 +81,8 @@ pub struct Span {
     pub start: Timestamp,
     /// When it was answered.
     pub end: Timestamp,
+    /// The caller keeps the trace.
+    pub is_sampled: bool,
     /// We failed to decide.
     pub is_failure: bool,
     /// By semantic conventions, and ours under `guard.`; redacted.
@@ -107,9 +110,9 @@ impl Tracer {
     ) -> Option<([u8; 16], [u8; 8])> {
         let decision = happening.decision;
         let is_plain = matches!(decision.verdict, Verdict::Allow) && decision.facts.is_empty();
-        let (trace_id, parent_id, state) = match context {
+        let (trace_id, parent_id, state, is_sampled) = match context {
             Some(context) if context.is_sampled || self.keeps(is_plain) => {
-                (context.trace_id, Some(context.parent_id), context.state)
+                (context.trace_id, Some(context.parent_id), context.state, context.is_sampled)
             }
             Some(_) => return None,
             None => {
@@ -117,7 +120,7 @@ impl Tracer {
                 if !self.is_drawn(trace_id) && !self.keeps(is_plain) {
                     return None;
                 }
-                (trace_id, None, String::new())
+                (trace_id, None, String::new(), true)
             }
         };
         let span_id = rand::random();
@@ -128,6 +131,7 @@ impl Tracer {
             state,
             start: happening.now.plus(-happening.took.as_secs_f64()),
             end: happening.now,
+            is_sampled,
             is_failure: matches!(decision.verdict, Verdict::Fail(_)),
             attributes: attributes(happening, rules),
         });
@@ -148,7 +152,9 @@ impl Tracer {
 
 fn attributes(happening: &Happening<'_, '_, '_>, rules: &EventRules) -> Vec<(&'static str, FactValue)> {
     let (request, decision, redaction) = (happening.request, happening.decision, rules.redaction());
-    let text = |text: &str| FactValue::Text(redaction.text(text).into_owned());
+    let text = |text: &str| FactValue::Text(redaction.text(cut(text)).into_owned());
+    let (host, port) = authority(request.host);
+    let method = known_method(request.method);
     let (verdict, denial) = match &decision.verdict {
         Verdict::Allow => ("allow", None),
         Verdict::Deny(denial) => ("deny", Some(denial)),
@@ -163,6 +169,8 @@ fn attributes(happening: &Happening<'_, '_, '_>, rules: &EventRules) -> Vec<(&'s
         .map(|found| FactValue::List(found.categories.iter().map(|category| category.name().to_owned()).collect()));
     let last = decision.facts.last();
     let optional = [
+        ("http.request.method_original", (method == OTHER_METHOD).then(|| text(request.method))),
+        ("server.port", port.map(|port| FactValue::Int(port.into()))),
         ("user_agent.original", agent.map(|agent| text(&agent))),
         ("http.response.status_code", status),
         ("error.type", matches!(decision.verdict, Verdict::Fail(_)).then(|| text("undecided"))),
@@ -176,16 +184,33 @@ fn attributes(happening: &Happening<'_, '_, '_>, rules: &EventRules) -> Vec<(&'s
         ("guard.threat.score", decision.detection.as_ref().map(|found| FactValue::Float(found.score))),
     ];
     let known = [
-        ("http.request.method", text(request.method)),
+        ("http.request.method", text(method)),
         ("url.path", FactValue::Text(path)),
         ("url.scheme", text(request.scheme)),
-        ("server.address", text(request.host)),
+        ("server.address", text(host)),
         ("client.address", text(&happening.client.to_string())),
         ("guard.verdict", text(verdict)),
         ("guard.request_id", text(request.id)),
         ("guard.passive", FactValue::Bool(decision.passive)),
     ];
     known.into_iter().chain(optional.into_iter().filter_map(|(name, value)| Some((name, value?)))).collect()
+}
+
+/// Stands for a method that no standard names: values of `http.request.method` come from a closed set.
+const OTHER_METHOD: &str = "_OTHER";
+
+fn known_method(method: &str) -> &str {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    if KNOWN.contains(&method) { method } else { OTHER_METHOD }
+}
+
+/// Name and port of `host:port`, `[v6]:port`, or a name alone.
+fn authority(host: &str) -> (&str, Option<u16>) {
+    match host.rsplit_once(':') {
+        // An address of IPv6 has colons of its own and stands in brackets.
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, port.parse().ok()),
+        _ => (host, None),
+    }
 }
 
 /// Nanoseconds since the epoch.
@@ -223,6 +248,25 @@ mod tests {
         ] {
             assert_eq!(context(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn hosts_and_methods_are_told_as_conventions_say() {
+        for (host, expected) in [
+            ("shop.example", ("shop.example", None)),
+            ("shop.example:8443", ("shop.example", Some(8443))),
+            ("[2001:db8::1]:80", ("[2001:db8::1]", Some(80))),
+            ("[2001:db8::1]", ("[2001:db8::1]", None)),
+            ("2001:db8::1", ("2001:db8::1", None)),
+            ("shop.example:port", ("shop.example", None)),
+            ("", ("", None)),
+        ] {
+            assert_eq!(authority(host), expected, "{host}");
+        }
+        assert_eq!(
+            ["GET", "PATCH", "get", "BREW", ""].map(known_method),
+            ["GET", "PATCH", "_OTHER", "_OTHER", "_OTHER"]
+        );
     }
 
     #[test]

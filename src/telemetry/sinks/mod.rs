@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::config::data::OutboundConfig;
 use crate::config::security::SecurityConfig;
 use crate::config::server::{OtelConfig, WebhookConfig};
 use crate::config::values::{Hook, LogLevel};
@@ -33,8 +34,6 @@ const HOOK_QUEUE: usize = 1000;
 const LOG_QUEUE: usize = 8192;
 /// How long sinks may go on sending after they were told to stop.
 pub const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// Opening a connection.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// Which sinks are on and how they send; follows from one snapshot.
 #[derive(Clone, Debug)]
@@ -43,6 +42,7 @@ pub struct Plan {
     log_events: Option<LogLevel>,
     webhook: Option<WebhookConfig>,
     otel: OtelConfig,
+    outbound: OutboundConfig,
     messages: Composers,
 }
 
@@ -66,6 +66,7 @@ impl Plan {
             log_events: config.telemetry.log_events,
             webhook: config.telemetry.webhook.clone(),
             otel: config.telemetry.otel.clone(),
+            outbound: config.outbound.clone(),
             messages,
         }
     }
@@ -77,6 +78,7 @@ impl Plan {
             && self.log_events == other.log_events
             && self.webhook == other.webhook
             && self.otel == other.otel
+            && self.outbound == other.outbound
     }
 }
 
@@ -96,7 +98,8 @@ impl Sinks {
     /// Why the agent cannot start, when `agent_strict` makes that fatal; nothing has changed then.
     pub fn start(plan: &Plan, bus: &Arc<Bus>, metrics: &Arc<Metrics>) -> Result<Self, AgentError> {
         let security = &plan.security;
-        let client = Client::new(&Options { connect_timeout: CONNECT, ..Options::default() });
+        let options = options(&plan.outbound);
+        let client = Client::new(&options);
         let client = client.map_err(|error| tracing::error!(%error, "nothing is sent over HTTP")).ok();
         let settings = match Settings::of(security) {
             Ok(settings) => settings,
@@ -135,7 +138,7 @@ impl Sinks {
         };
         outlets.blocks = start(&security.on_block, SinkName::OnBlock, &plan.messages.on_block);
         outlets.errors = start(&security.on_error, SinkName::OnError, &plan.messages.on_error);
-        let otel = client.as_ref().map(|client| Otel::of(security, &plan.otel, client)).transpose();
+        let otel = client.as_ref().map(|client| Otel::of(security, &plan.otel, (client, &options))).transpose();
         match otel.map(Option::flatten) {
             Ok(Some(otel)) => {
                 let queues = otel.queues(bus.tallies());
@@ -168,4 +171,13 @@ impl Sinks {
         self.tasks.abort_all();
         self.outlets.abandon();
     }
+}
+
+/// How connections are opened. Without the file of authorities the system's serve: what needs the others fails and says so.
+fn options(outbound: &OutboundConfig) -> Options {
+    let connect_timeout = Duration::from_millis(outbound.connect_timeout_ms.into());
+    Options::with_file(outbound.ca_file.as_deref(), connect_timeout).unwrap_or_else(|error| {
+        tracing::error!(error, "outbound.ca_file cannot be read");
+        Options { connect_timeout, ..Options::default() }
+    })
 }

@@ -106,14 +106,14 @@ fn the_schema_describes_every_key() {
 
 #[test]
 fn check_config_says_what_results() {
-    let file = file("guard.yaml", b"security: {whitelist: [], enable_otel: true}\nroutes: [{name: a}]\n");
+    let file = file("guard.yaml", b"security: {whitelist: [], enable_logfire: true}\nroutes: [{name: a}]\n");
     let sources = Sources { file: Some(file.path.clone()), ..Sources::default() };
     let (text, code) = config::report::check(&sources);
     assert_eq!(code, config::report::GOOD, "{text}");
     for part in [
         "guard.yaml:1:12: security.whitelist: is empty",
         "not active: ",
-        "security.enable_otel: has no effect",
+        "security.enable_logfire: has no effect",
         "routes          1\n",
         "valid, 1 warning, 1 not active",
     ] {
