@@ -12,6 +12,7 @@ mod modsecurity;
 mod places;
 mod proc;
 mod shared;
+mod sinks;
 mod stock;
 mod table;
 mod through;
@@ -33,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut report = table::Report::default();
             load::run(&guard, &mut report)?;
             shared::run(&guard, &mut report)?;
+            sinks::run(&guard, &mut report)?;
             proc::run(&guard, &mut report)?;
             through::run(&guard, &mut report)?;
             places::run(&mut report)?;
@@ -47,6 +49,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some("shared") => {
             let mut report = table::Report::default();
             shared::run(&PathBuf::from(word(1).ok_or("shared GUARD")?), &mut report)?;
+            report.finish()
+        }
+        Some("sinks") => {
+            let mut report = table::Report::default();
+            sinks::run(&PathBuf::from(word(1).ok_or("sinks GUARD")?), &mut report)?;
             report.finish()
         }
         Some("proc") => {
@@ -78,7 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report.finish()
         }
         _ => Err(
-            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | hostile | modsecurity [CORPUS] | loop SET CALLS | stock PORT"
+            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | sinks GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | hostile | modsecurity [CORPUS] | loop SET CALLS | stock PORT"
                 .into(),
         ),
     }
