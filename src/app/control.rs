@@ -19,6 +19,8 @@ use crate::server::admin::Report;
 use crate::server::api::{Control, PatternSet};
 use crate::state::top::BusyKey;
 use crate::state::{Backend, Digest, StateError};
+use crate::telemetry::bus::Bus;
+use crate::telemetry::events::Event;
 use crate::telemetry::levels::Levels;
 use crate::telemetry::recent::Recent;
 
@@ -29,6 +31,7 @@ const TRIAL_MAX: Duration = Duration::from_secs(10);
 pub(in crate::app) struct Operations {
     pub(in crate::app) house: Arc<House>,
     pub(in crate::app) mailbox: Mailbox,
+    pub(in crate::app) bus: Arc<Bus>,
 }
 
 impl Control for Operations {
@@ -133,6 +136,10 @@ impl Control for Operations {
 
     fn effective(&self) -> Value {
         self.house.config()
+    }
+
+    fn tell(&self, event: Event) {
+        self.bus.system(event);
     }
 }
 

@@ -127,7 +127,7 @@ async fn run(sources: Sources, first: (Inputs, Snapshot), (log, levels): (&Queue
     let keeping = tokio::spawn(keeper.run());
     let watching = tokio::spawn(reload::follow(sources.file.clone(), Arc::clone(&live), mailbox.clone()));
     let admin = doors.map(|doors| {
-        let control = Operations { house: Arc::clone(&house), mailbox: mailbox.clone() };
+        let control = Operations { house: Arc::clone(&house), mailbox: mailbox.clone(), bus: Arc::clone(&bus) };
         let pages = admin::pages(Arc::clone(&house), Arc::new(control), Arc::clone(&metrics), gate);
         tokio::spawn(admin::serve(doors, pages, ended))
     });

@@ -24,6 +24,8 @@ use crate::server::log;
 use crate::server::openapi;
 use crate::server::problem::Problem;
 use crate::state::{Backend, Ban, Patterns, Question, State as _, StateError};
+use crate::telemetry::events::Event;
+use crate::telemetry::events::system::{self, PatternChange};
 use crate::telemetry::levels::Levels;
 use crate::telemetry::recent::Recent;
 
@@ -61,6 +63,8 @@ pub trait Control: Send + Sync + 'static {
     fn diagnosis(&self) -> impl Future<Output = Value> + Send;
     /// The effective configuration without its secrets.
     fn effective(&self) -> Value;
+    /// Tells everybody who listens to security events.
+    fn tell(&self, event: Event);
 }
 
 /// Which patterns a list shows.
@@ -221,7 +225,10 @@ async fn carry_out<C: Control>(control: &C, target: IpEntry, sentence: &Sentence
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{target} is everybody")));
     }
     let window = sentence.seconds().ok_or_else(|| bad("seconds must not be 0"))?;
-    Ok(control.store().ban(target, window, sentence.reason(), clock::now()).await?)
+    let now = clock::now();
+    control.store().ban(target, window, sentence.reason(), now).await?;
+    control.tell(system::ip_banned(now, &target.to_string(), sentence.reason(), window.seconds()));
+    Ok(())
 }
 
 async fn add_ban<C: Control>(
@@ -243,7 +250,11 @@ async fn remove_ban<C: Control>(
     path: Named,
 ) -> Answer {
     let target = target(path)?;
-    let removed = control.store().unban(target, clock::now()).await?;
+    let now = clock::now();
+    let removed = control.store().unban(target, now).await?;
+    if removed {
+        control.tell(system::ip_unbanned(now, &target.to_string()));
+    }
     audit(&operator, "unban", &target.to_string());
     Ok(Json(json!({ "target": target.to_string(), "removed": removed })))
 }
@@ -372,6 +383,9 @@ async fn add_pattern<C: Control>(
     let PatternGiven { pattern } = read(body)?;
     tried(&control, pattern.clone(), None).await?;
     let added = control.store().add_pattern(&pattern).await?;
+    if added {
+        tell_pattern(&*control, &pattern, PatternChange::Added).await;
+    }
     audit(&operator, "add a pattern", &pattern.escape_debug().to_string());
     Ok(Json(json!({ "pattern": pattern, "added": added })))
 }
@@ -382,6 +396,12 @@ async fn tried<C: Control>(control: &Arc<C>, pattern: String, text: Option<Strin
     let tried = tokio::task::spawn_blocking(move || control.try_pattern(&pattern, text.as_deref())).await;
     let tried = tried.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     tried.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error))
+}
+
+/// Tells that the shared patterns changed. How many there are now is looked up; 0 when that fails.
+async fn tell_pattern<C: Control>(control: &C, pattern: &str, change: PatternChange) {
+    let total = control.store().patterns().await.map_or(0, |patterns| patterns.len());
+    control.tell(system::pattern_changed(clock::now(), pattern, change, total));
 }
 
 #[derive(Deserialize)]
@@ -400,6 +420,9 @@ async fn remove_pattern<C: Control>(
     match asked(query)? {
         PatternGone { pattern: Some(pattern), all: false } => {
             let removed = control.store().remove_pattern(&pattern).await?;
+            if removed {
+                tell_pattern(&*control, &pattern, PatternChange::Removed).await;
+            }
             audit(&operator, "remove a pattern", &pattern.escape_debug().to_string());
             Ok(Json(json!({ "pattern": pattern, "removed": removed })))
         }

@@ -87,8 +87,12 @@ fn differ(place: &str, expected: &Value, found: &Value, out: &mut Vec<String>) {
     };
     // The cases' server has no path, and a preview here is what matched, not all around it.
     let is_part = match (expected.as_str(), found.as_str()) {
-        (Some(expected), Some(found)) if place.ends_with(".redirect_url") => found.starts_with(expected),
-        (Some(expected), Some(found)) if place.ends_with(".content_preview") => expected.contains(found),
+        (Some(expected), Some(found)) if place.ends_with(".redirect_url") => {
+            found.strip_prefix(expected).is_some_and(|path| path == "/api")
+        }
+        (Some(expected), Some(found)) if place.ends_with(".content_preview") => {
+            10 < found.len() && expected.contains(found)
+        }
         _ => false,
     };
     if is_part {

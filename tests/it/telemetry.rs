@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::receivers::{Receivers, SECRET, metric};
+use crate::receivers::{Receivers, SECRET, events, metric};
 use crate::stack::{Call, Stack, free_port, policy};
 
 /// A request with a secret wherever a name says that there is one.
@@ -88,6 +88,19 @@ fn what_happens_reaches_agent_webhook_and_hooks_and_nothing_secret_does() {
         assert_eq!(stack.send(&hostile(&format!("203.0.113.{last}"))).status, 403);
     }
     (10..14).for_each(|last| drop(receivers.wait_for_event("user_agent_blocked", &format!("203.0.113.{last}"))));
+
+    // What operators do is told, too.
+    let pattern = Call::new("POST", "/api/v1/patterns").body("application/json", r#"{"pattern": "shop-[0-9]{9}x"}"#);
+    let ban = Call::new("PUT", "/api/v1/bans/203.0.113.77");
+    let ban = ban.body("application/json", format!("{{\"seconds\": 600, \"reason\": \"token={SECRET}\"}}"));
+    for call in [pattern, ban, Call::new("DELETE", "/api/v1/bans/203.0.113.77")] {
+        assert_eq!(call.send(stack.admin).status, 200, "{call:?}");
+    }
+    let banned = receivers.wait_for_event("ip_banned", "203.0.113.77");
+    assert_eq!((&banned["reason"], &banned["metadata"]["duration"]), (&"token=[REDACTED]".into(), &600.into()));
+    receivers.wait_for_event("ip_unbanned", "203.0.113.77");
+    let added = |event: &Value| event["event_type"] == "pattern_added" && event["metadata"]["total_patterns"] == 1;
+    receivers.wait(|line| line["kind"] == "agent" && events(line).any(added));
 
     // What is still waiting is sent before the end.
     assert_eq!(stack.send(&hostile("203.0.113.99")).status, 403);
