@@ -26,6 +26,7 @@ mod limits;
 mod lint;
 mod load;
 mod mmdb;
+mod monitoring;
 mod operators;
 mod otlp;
 mod pipeline;

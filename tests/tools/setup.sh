@@ -134,6 +134,20 @@ if ! "$cache/venv/bin/python" -c "import importlib.metadata as m; assert m.versi
     pip install schemathesis==4.32.5
 fi
 
+# --- Prometheus, for the alert rules and the dashboard: unpacked, not installed ------------------------------------------------
+if ! [ -x "$cache/prometheus/usr/bin/promtool" ]; then
+    say "fetching Prometheus"
+    mkdir -p "$cache/prometheus"
+    (
+        cd "$cache/prometheus"
+        apt-get download -qq prometheus || { as_root apt-get update -qq && apt-get download -qq prometheus; } ||
+            fail "Prometheus could not be fetched from Debian's packages"
+        dpkg-deb --extract prometheus_*.deb .
+        rm -f prometheus_*.deb
+    )
+    "$cache/prometheus/usr/bin/promtool" --version >/dev/null 2>&1 || fail "the Prometheus in .cache/prometheus does not run here"
+fi
+
 # --- gRPC and WebSocket as others write them -----------------------------------------------------------------------------
 for wanted in grpcio==1.85.1 websockets==17.4; do
     if ! "$cache/venv/bin/python" -c "import importlib.metadata as m; assert m.version('${wanted%==*}') == '${wanted#*==}'" 2>/dev/null; then
