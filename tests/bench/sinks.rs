@@ -99,7 +99,9 @@ fn measure(
         return Err("the queues of stalled sinks never filled".into());
     }
     report.fact(
-        format!("{input}: p99 {off} us with sinks off, {stalled} us with sinks stalled, ratio {ratio:.3}; {dropped} dropped"),
+        format!(
+            "{input}: p99 {off} us with sinks off, {stalled} us with sinks stalled, ratio {ratio:.3}; {dropped} dropped"
+        ),
         json!({"what": "sinks stalled", "input": input, "off_p99_us": off, "stalled_p99_us": stalled, "ratio": ratio,
                "cpu_ratio": stalled_us / off_us, "dropped": dropped, "rounds": rounds}),
     );

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::feeds::{Site, Web};
+use crate::receivers::Receivers;
 use crate::redis_interop::Python;
 use crate::redis_servers::{Server, eventually};
 use crate::replicas::Replica;
 use crate::stack::{Call, Stack, policy};
-use crate::telemetry::Receivers;
 
 /// An application in a process of its own.
 struct Application {

@@ -87,7 +87,8 @@ fn shown(page: &str) -> Families {
 
 /// Every value that a label may have; `None` for those that follow from the configuration.
 fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
-    let around = "none client_address_unresolved cors_preflight csp_report behavior response_rule not_ready unreadable internal";
+    let around =
+        "none client_address_unresolved cors_preflight csp_report behavior response_rule not_ready unreadable internal";
     let words = |text: &'static str| text.split(' ').collect::<BTreeSet<_>>();
     Some(match label {
         "category" => (0..Category::COUNT).filter_map(Category::at).map(Category::name).collect(),
@@ -126,7 +127,11 @@ fn traffic(port: u16, round: u32) {
 /// Names of series in a query.
 fn names(query: &str) -> BTreeSet<String> {
     let words = query.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-    words.filter_map(|word| word.strip_prefix("envoy_guard_")).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    words
+        .filter_map(|word| word.strip_prefix("envoy_guard_"))
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Title and query of each panel.
@@ -135,7 +140,9 @@ fn panels() -> Vec<(String, String)> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let panels = list(&board["panels"]).into_iter().flat_map(|panel| {
         let title = panel["title"].as_str().unwrap_or_default().to_owned();
-        list(&panel["targets"]).into_iter().map(move |target| (title.clone(), target["expr"].as_str().unwrap().to_owned()))
+        list(&panel["targets"])
+            .into_iter()
+            .map(move |target| (title.clone(), target["expr"].as_str().unwrap().to_owned()))
     });
     let panels: Vec<_> = panels.collect();
     assert!(15 < panels.len(), "{panels:?}");
@@ -151,7 +158,10 @@ fn alert_rules_are_read_fire_when_they_should_and_say_what_to_do() {
     for alert in &alerts {
         assert!(DOCS.contains(&format!("\n### {alert}\n")), "{alert} has no runbook");
         let anchor = format!("docs/observability.md#{}", alert.to_lowercase());
-        assert!(ALERTS.contains(&anchor) && text.contains(&anchor), "{alert} leads to its runbook, and a test fires it");
+        assert!(
+            ALERTS.contains(&anchor) && text.contains(&anchor),
+            "{alert} leads to its runbook, and a test fires it"
+        );
     }
     let rules = root().join("helm/envoy-guard/rules/alerts.yaml");
     for (what, file) in [(["check", "rules"], &rules), (["test", "rules"], &tests)] {
@@ -169,7 +179,10 @@ fn what_alerts_and_panels_ask_for_is_documented() {
         let bare = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|ending| name.strip_suffix(ending));
         let is_known = known.contains_key(&name) || bare.is_some_and(|bare| known.contains_key(bare));
         // `(admin_)?tls_...` of a pattern.
-        assert!(is_known || name.is_empty() || ALERTS.contains(&format!("envoy_guard_{name}(")), "{name} is not documented");
+        assert!(
+            is_known || name.is_empty() || ALERTS.contains(&format!("envoy_guard_{name}(")),
+            "{name} is not documented"
+        );
     }
 }
 
@@ -234,9 +247,11 @@ fn a_real_prometheus_has_data_for_every_panel_and_every_number_is_documented() {
     for (name, family) in &found {
         assert_eq!(known.get(name), Some(family), "{name} in docs/observability.md");
     }
-    let absent: Vec<&String> = known.keys().filter(|name| !found.contains_key(*name) && !TLS.contains(&&***name)).collect();
+    let absent: Vec<&String> =
+        known.keys().filter(|name| !found.contains_key(*name) && !TLS.contains(&&***name)).collect();
     assert!(absent.is_empty(), "documented, and never seen: {absent:?}");
-    let documented_values = |label: &str| DOCS.lines().find(|line| line.starts_with(&format!("| `{label}` |"))).unwrap();
+    let documented_values =
+        |label: &str| DOCS.lines().find(|line| line.starts_with(&format!("| `{label}` |"))).unwrap();
     for label in ["family", "sink", "verdict", "end", "result"] {
         for value in closed_set(label).unwrap() {
             assert!(documented_values(label).contains(&format!("`{value}`")), "{label}={value} is not documented");
@@ -256,7 +271,8 @@ fn has_data(port: u16, title: &str, query: &str) -> bool {
     let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let answer = ask(port, &format!("/api/v1/query?query={encoded}"));
     let Some(rows) = answer["data"]["result"].as_array() else { return false };
-    let groups = query.split_once("by (").and_then(|(_, rest)| rest.split_once(')')).map(|(groups, _)| groups.to_owned());
+    let groups =
+        query.split_once("by (").and_then(|(_, rest)| rest.split_once(')')).map(|(groups, _)| groups.to_owned());
     let grouped = groups.unwrap_or_default();
     let labels = grouped.split(',').map(str::trim).filter(|label| !label.is_empty() && *label != "le");
     labels.for_each(|label| {
