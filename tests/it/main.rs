@@ -25,6 +25,7 @@ mod ledger;
 mod limits;
 mod lint;
 mod load;
+mod logs;
 mod mmdb;
 mod monitoring;
 mod operators;
