@@ -179,10 +179,10 @@ impl Memory {
                 .windows
                 .newest()
                 .take(LOOKED_AT_MAX)
-                .map(|((client, path), log)| ((Some(*client), *path), log.count_all(now.0)));
+                .map(|((client, path), log)| ((Some::<ClientKey>(*client), *path), log.count_all(now.0)));
             let rules = shard.rules.newest().take(LOOKED_AT_MAX);
             let rules = rules.map(|(rule, log)| ((None, Some(*rule)), log.count_all(now.0)));
-            let mut found: Vec<((Option<ClientKey>, Option<Digest>), u64)> = windows.chain(rules).collect();
+            let mut found: Vec<_> = windows.chain(rules).collect();
             // Texts are made outside the lock, and only for those that matter.
             drop(shard);
             found.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(*count));

@@ -161,12 +161,9 @@ fn place(url: &str) -> Result<(String, Through), CallError> {
         let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
         return Ok(("http://localhost".to_owned(), Through::Unix(path)));
     }
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
-        _ => {
-            let message = format!("--admin takes http://HOST:PORT, https://HOST:PORT or unix:PATH, not `{url}`");
-            return Err(CallError::Usage(message));
-        }
+    let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else {
+        let message = format!("--admin takes http://HOST:PORT, https://HOST:PORT or unix:PATH, not `{url}`");
+        return Err(CallError::Usage(message));
     };
     let authority = rest.split('/').next().unwrap_or_default();
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
