@@ -80,7 +80,7 @@ impl Writer {
             }),
             Verdict::Fail(denial) => framed(512 + denial.body.len(), |answer| {
                 status(answer, INTERNAL, denial.origin.name());
-                answer.message(response::ERROR, |error| local_reply(error, denial, failure_status(denial.status)));
+                failure(answer, denial);
                 self.metadata(answer, request, decision, client);
             }),
         }
@@ -206,8 +206,16 @@ pub fn unreadable(reason: &str) -> Bytes {
     };
     framed(128, |answer| {
         status(answer, INTERNAL, reason);
-        answer.message(response::ERROR, |error| local_reply(error, &denial, 500));
+        failure(answer, &denial);
     })
+}
+
+/// An error response; Envoy 1.36, which does not know it, shows the refusal before it. Of the two, whoever knows both
+/// takes the last.
+fn failure(answer: &mut Message, denial: &Denial<'_>) {
+    for field in [response::DENIED, response::ERROR] {
+        answer.message(field, |reply| local_reply(reply, denial, failure_status(denial.status)));
+    }
 }
 
 pub(super) fn framed(capacity: usize, fill: impl FnOnce(&mut Message)) -> Bytes {

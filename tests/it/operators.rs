@@ -1,5 +1,6 @@
 //! What operators do to a running service: the command line, the API behind it, and reloads under load.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -264,7 +265,11 @@ fn the_busiest_keys_and_log_levels_are_seen_and_changed() {
     assert_eq!((show("filter"), show("until")), (Value::from("info"), Value::Null));
     assert_eq!(command(stack.admin, &["log", "set", "debug", "--seconds", "600"]).0, 0);
     assert_eq!((show("filter"), show("configured")), (Value::from("debug"), Value::from("info")));
-    eventually("lines of the new level are written", || stack.guard.log().contains(" DEBUG "));
+    eventually("lines of the new level are written", || {
+        let mut broken = std::net::TcpStream::connect(("127.0.0.1", stack.admin)).unwrap();
+        broken.write_all(b"no request\r\n\r\n").unwrap();
+        stack.guard.log().contains("a connection of the admin port broke")
+    });
     let audit = "action=\"set log levels\" subject=\"debug\"";
     assert!(stack.guard.log().contains(audit), "{}", stack.guard.log());
     assert_eq!(json(stack.admin, &["log", "reset"])["removed"], true);

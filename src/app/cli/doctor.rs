@@ -260,7 +260,7 @@ fn envoy(config: &Value, port: &Port, secrets: &Secrets) -> Result<Vec<Finding>,
         probe::answer(&answer.body).ok_or_else(failed)
     };
     Ok(match ask(STRANGER) {
-        Err(_) if door.wants_certificate && !secrets.has_identity() => {
+        Err(_) if door.wants_certificate && !secrets.has_identity() && door.base.starts_with("https://") => {
             let detail = format!("{} lets nobody in without a certificate, as configured", door.base);
             vec![Finding::good("envoy handshake", detail + "; give --cert-file and --key-file to look further")]
         }

@@ -308,15 +308,20 @@ fn examples() -> Vec<&'static str> {
 
 #[test]
 fn rows_find_in_a_value_among_others_what_they_find_in_it_alone() {
-    let examples = examples();
+    let is_plain = |value: &&str| Reach::of(value.as_bytes()) <= Reach::Addresses;
+    let examples: Vec<_> = examples().into_iter().filter(is_plain).collect();
+    let mut found = 0;
     for trio in examples.windows(3) {
         let together: String = trio.iter().flat_map(|value| [value, "\u{1}"]).collect();
-        for value in trio {
-            let found = BALANCED.table.candidates(value, ALL_VIEWS, Source::Unknown, CategorySet::DETECTION);
-            let is_plain = trio.iter().all(|value| Reach::of(value.as_bytes()) <= Reach::Addresses);
-            assert!(!is_plain || found.is_empty() || BALANCED.table.may_match(&together), "{value:?} in {together:?}");
+        let finds = |value: &&str| {
+            !BALANCED.table.candidates(value, ALL_VIEWS, Source::Unknown, CategorySet::DETECTION).is_empty()
+        };
+        if trio.iter().any(finds) {
+            found += 1;
+            assert!(BALANCED.table.may_match(&together), "{together:?}");
         }
     }
+    assert!(20 < found, "{found} of {} were found by a row", examples.len());
 }
 
 proptest! {
