@@ -30,8 +30,8 @@ use crate::allocations::live;
 use crate::proc::h2::Said;
 use crate::proc::wire::{HOSTILE, STATUS, fields, frame, framed, part};
 
-/// Streams of the test; `TEST_PROC_CASES` asks for more.
-const CASES: u64 = 10_000;
+/// Streams of the test; `TEST_PROC_CASES` asks for more or fewer.
+const CASES: u64 = 100_000;
 /// Streams after which caches and histories hold all they ever will.
 const WARM_UP: u64 = 3_000;
 /// What may be left then, in bytes.
@@ -231,7 +231,7 @@ pub(crate) fn parsed(mut bytes: &[u8]) -> Vec<ProcessingResponse> {
     all
 }
 
-/// The service of one thread, without a network. `TEST_PROC_CASES=100000` for as many streams.
+/// The service of one thread, without a network.
 #[tokio::test]
 async fn no_stream_passes_what_is_forbidden_or_leaves_anything_behind() {
     let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
