@@ -61,7 +61,9 @@ fn everything(overridable: bool) {
         calls(&mut asker, &mut server, way, overridable);
         runtime.block_on(grpc_web(&stack, way));
         // What waits for the end of something endless waits for ever, unless the guard may ask for another mode.
-        if overridable || way.streams_requests() && way.streams_responses() {
+        // 1.39 does not answer a handshake whose mode `STREAMED` it may not leave: docs/envoy.md has the table.
+        let hangs = !overridable && envoy_minor() == 39 && way.request == "STREAMED";
+        if !hangs && (overridable || way.streams_requests() && way.streams_responses()) {
             socket(&mut asker, way);
         }
         if overridable || way.streams_responses() {
