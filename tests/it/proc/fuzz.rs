@@ -19,16 +19,14 @@ use envoy_types::pb::envoy::service::ext_proc::v3::body_mutation::Mutation;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request as Part;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response as Reply;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    BodyResponse, HttpBody, HttpTrailers, ProcessingRequest, ProcessingResponse, ProtocolConfiguration,
+    BodyResponse, HttpBody, HttpTrailers, ProcessingRequest, ProcessingResponse,
 };
-use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{Struct, Value};
 use http_body::Body as _;
 use prost::Message as _;
 
 use crate::allocations::live;
 use crate::proc::h2::Said;
-use crate::proc::wire::{HOSTILE, STATUS, fields, frame, framed, part};
+use crate::proc::wire::{HOSTILE, STATUS, fields, frame, framed, opening_of, part};
 
 /// Streams of the test; `TEST_PROC_CASES` asks for more or fewer.
 const CASES: u64 = 100_000;
@@ -179,28 +177,9 @@ fn sent_back(answer: &ProcessingResponse) -> Vec<u8> {
     }
 }
 
-fn opening(numbers: &mut Numbers, (request, response): (i32, i32), is_forbidden: bool) -> ProcessingRequest {
+fn opening(numbers: &mut Numbers, modes: (i32, i32), is_forbidden: bool) -> ProcessingRequest {
     let path = if is_forbidden { "/a?q=<script>alert(document.cookie)</script>" } else { "/a" };
-    let end = numbers.one_in(8);
-    let head = [
-        (":method", "POST"),
-        (":path", path),
-        (":scheme", "http"),
-        (":authority", "a"),
-        ("content-type", "application/json"),
-    ];
-    let source = Value { kind: Some(Kind::StringValue("198.51.100.7:80".to_owned())) };
-    let attributes = Struct { fields: [("source.address".to_owned(), source)].into() };
-    ProcessingRequest {
-        request: Some(Part::RequestHeaders(fields(&head, end))),
-        attributes: [("envoy.filters.http.ext_proc".to_owned(), attributes)].into(),
-        protocol_config: Some(ProtocolConfiguration {
-            request_body_mode: request,
-            response_body_mode: response,
-            ..ProtocolConfiguration::default()
-        }),
-        ..ProcessingRequest::default()
-    }
+    opening_of(path, modes, numbers.one_in(8))
 }
 
 fn any_part(numbers: &mut Numbers, opening: &ProcessingRequest) -> ProcessingRequest {

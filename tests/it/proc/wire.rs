@@ -78,11 +78,16 @@ pub(crate) fn fields(fields: &[(&str, &str)], end_of_stream: bool) -> HttpHeader
     HttpHeaders { headers, end_of_stream, ..HttpHeaders::default() }
 }
 
-/// The first message of a POST, as Envoy sends it.
+/// The first message of a POST with a body, as Envoy sends it.
 fn opening(mode: i32) -> ProcessingRequest {
+    opening_of("/a", (mode, 0), false)
+}
+
+/// The first message of a POST to `path`, with the modes of both bodies.
+pub(crate) fn opening_of(path: &str, (request, response): (i32, i32), end_of_stream: bool) -> ProcessingRequest {
     let head = [
         (":method", "POST"),
-        (":path", "/a"),
+        (":path", path),
         (":scheme", "http"),
         (":authority", "a"),
         ("content-type", "application/json"),
@@ -90,9 +95,13 @@ fn opening(mode: i32) -> ProcessingRequest {
     let source = Value { kind: Some(Kind::StringValue("198.51.100.7:80".to_owned())) };
     let attributes = Struct { fields: [("source.address".to_owned(), source)].into() };
     ProcessingRequest {
-        request: Some(Part::RequestHeaders(fields(&head, false))),
+        request: Some(Part::RequestHeaders(fields(&head, end_of_stream))),
         attributes: [("envoy.filters.http.ext_proc".to_owned(), attributes)].into(),
-        protocol_config: Some(ProtocolConfiguration { request_body_mode: mode, ..ProtocolConfiguration::default() }),
+        protocol_config: Some(ProtocolConfiguration {
+            request_body_mode: request,
+            response_body_mode: response,
+            ..ProtocolConfiguration::default()
+        }),
         ..ProcessingRequest::default()
     }
 }
