@@ -12,10 +12,11 @@ use crate::config::security::SecurityConfig;
 use crate::detect::confirm::Candidate;
 use crate::detect::custom::{self, CustomPatterns, PatternError, Set};
 use crate::detect::monitor::{Anomaly, Monitor, Sample, Stats};
+use crate::detect::reach::Reach;
 use crate::detect::recall::Epoch;
 use crate::detect::rows::{self, Row};
 use crate::detect::semantic::{self, Analysis};
-use crate::detect::table::{Answers, Candidates, Origin, Table};
+use crate::detect::table::{Answers, Candidates, Origin, Table, Text};
 use crate::detect::view::{self, Recipe, Views};
 use crate::detect::work::Work;
 use crate::detect::{
@@ -288,12 +289,13 @@ impl Detector {
         watch: &mut impl Watch,
     ) -> Vec<Threat> {
         if views.is_plain() {
-            let candidates = self.table.candidates(views.content(), ALL_VIEWS, context.source, categories);
+            let text = Text { text: views.content(), reach: watch.reach(views.content()) };
+            let candidates = self.table.candidates(text, ALL_VIEWS, context.source, categories);
             if candidates.is_empty() {
                 return Vec::new();
             }
         }
-        let found = self.scans(views, context, categories);
+        let found = self.scans(views, context, categories, &*watch);
         watch.scanned();
         let processed_from = source_of(views, View::Processed);
         if found.iter().all(SmallVec::is_empty) && !views.is_exhausted && processed_from == View::Raw {
@@ -367,11 +369,13 @@ impl Detector {
         views: &Views<'_>,
         context: &Context<'_>,
         categories: CategorySet,
+        watch: &impl Watch,
     ) -> [Candidates; View::ALL.len()] {
         let scan = |view: View| {
             let same = View::ALL.into_iter().filter(|other| source_of(views, *other) == view);
             let mask = same.fold(0, |mask, view| mask | view.bit());
-            self.table.candidates(views.text(view), mask, context.source, categories)
+            let text = Text { text: views.text(view), reach: watch.reach(views.text(view)) };
+            self.table.candidates(text, mask, context.source, categories)
         };
         View::ALL.map(|view| if source_of(views, view) == view { scan(view) } else { Candidates::new() })
     }
@@ -414,6 +418,11 @@ const ALL_VIEWS: u8 = (1 << View::ALL.len()) - 1;
 
 /// Told of every candidate, for `explain`.
 pub(super) trait Watch {
+    /// The rows that are asked about a text: those that a text of its kind may match.
+    fn reach(&self, text: &str) -> Reach {
+        Reach::of(text.as_bytes())
+    }
+
     /// All candidates of a value are known; what follows are second looks.
     fn scanned(&mut self) {}
 

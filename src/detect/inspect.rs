@@ -66,7 +66,8 @@ impl Detector {
         inspector.found
     }
 
-    /// [`Detector::inspect`], and writes down every value, view and candidate on the way.
+    /// [`Detector::inspect`] the slow way, which writes down every value, view and candidate: each value is looked at
+    /// alone, through every step of every view, with every row, and nothing is recalled. What is found is the same.
     #[must_use]
     pub fn inspect_traced(&self, request: &Request<'_>, scope: &Scope, meter: &impl Meter) -> (Detection, Trace) {
         let mut inspector = Inspector::new(self, request, scope, meter);
@@ -214,7 +215,8 @@ impl<M: Meter> Visit for Inspector<'_, M> {
             return ControlFlow::Continue(());
         }
         self.meter.enter(Stage::Views);
-        let views = Views::new(text, &detector.settings.recipe);
+        let recipe = &detector.settings.recipe;
+        let views = if self.trace.is_some() { Views::in_full(text, recipe) } else { Views::new(text, recipe) };
         if self.put_off(key, &views, &lens)? {
             return ControlFlow::Continue(());
         }

@@ -48,6 +48,13 @@ impl Origin {
     }
 }
 
+/// A text, and which rows are asked about it: those of its kind, or of a kind that holds more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'t> {
+    pub(crate) text: &'t str,
+    pub(crate) reach: Reach,
+}
+
 /// Rows ready to run. A row's number is its position.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -119,9 +126,9 @@ impl Table {
     }
 
     /// The rows of `views` (a mask) that have a candidate in `text` and may apply to `source` and `categories`.
-    pub(crate) fn candidates(&self, text: &str, views: u8, source: Source, categories: CategorySet) -> Candidates {
-        let Some(automaton) = self.automata.get(Reach::of(text.as_bytes()) as usize) else { return Candidates::new() };
-        let found = automaton.scan(text.as_bytes(), |hits| {
+    pub(crate) fn candidates(&self, text: Text<'_>, views: u8, source: Source, categories: CategorySet) -> Candidates {
+        let Some(automaton) = self.automata.get(text.reach as usize) else { return Candidates::new() };
+        let found = automaton.scan(text.text.as_bytes(), |hits| {
             let mut bits = hits.bits.and(&self.of_views(views));
             if let Some(applicable) = self.by_source.get(source.index()) {
                 bits = bits.and(applicable);

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::detect::confirm::Candidate;
 use crate::detect::detector::Watch;
+use crate::detect::reach::Reach;
 use crate::detect::rows::Row;
 use crate::detect::semantic::Analysis;
 use crate::detect::view::Views;
@@ -152,6 +153,11 @@ impl Tracer {
 }
 
 impl Watch for Tracer {
+    /// All rows: which of them a text of its kind can match is not taken for granted here.
+    fn reach(&self, _: &str) -> Reach {
+        Reach::All
+    }
+
     fn worked(&mut self, work: &Work) {
         (self.0.work, self.0.is_exhausted) = (work.share(), work.is_spent());
     }

@@ -24,15 +24,19 @@ const CHARSETS_MAX: usize = 2;
 /// Hands out the body's values.
 pub(super) fn walk(request: &Request<'_>, sink: &mut Sink<'_>) -> Flow {
     let body = request.body.bytes();
-    if body.is_empty() || !sink.scope.scan_body {
+    if !sink.scope.scan_body {
         return Flow::Continue(());
     }
     let max = sink.limits.body_bytes_max.saturating_add(OVERLAP);
     let kept = body.get(..max).unwrap_or(body);
+    // The beginning that was sent may be empty: what follows is unseen all the same.
     if request.body.is_partial() {
         sink.partial("only the beginning of the body was sent for inspection")?;
     } else if kept.len() < body.len() {
         sink.partial("the body is longer than detection_max_body_inspect_bytes")?;
+    }
+    if body.is_empty() {
+        return Flow::Continue(());
     }
     let is_cut = request.body.is_partial() || kept.len() < body.len();
     let plain = coding::undo(&joined(request, "content-encoding"), kept, max);

@@ -74,8 +74,8 @@ impl Given<'_> {
             protocol: "HTTP/1.1",
             headers: self.headers.iter().copied().collect::<Headers<'_>>(),
             body: match (self.body, self.partial) {
-                ([], _) => Body::Absent,
                 (bytes, true) => Body::Partial(bytes),
+                ([], false) => Body::Absent,
                 (bytes, false) => Body::Complete(bytes),
             },
             peer: Peer::Absent,
@@ -362,6 +362,8 @@ fn a_cut_body_is_reported_and_scanned() {
     let given = Given { body: b"text", partial: true, ..Given::default() };
     assert_eq!(given.items()[0], "partial: only the beginning of the body was sent for inspection");
     assert_eq!(given.items()[1], "Value =text");
+    let given = Given { partial: true, ..Given::default() };
+    assert_eq!(given.items(), ["partial: only the beginning of the body was sent for inspection"], "cut at its start");
     let limits = Limits { body_bytes_max: 10, ..LIMITS };
     for (length, gaps) in [(265, 0), (266, 0), (267, 1)] {
         let body = vec![b'a'; length];
