@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)
 seconds=${FUZZ_SECONDS:-600}
-targets=${*:-address body check_request config session target value view}
+targets=${*:-address body check_request config documents pattern request session stream target value view}
 export CARGO_TARGET_DIR="$root/target" RUSTC_WRAPPER="$PWD/rustc.sh"
 # The versions that the product is built from, and the fuzzer's own.
 cp "$root/Cargo.lock" Cargo.lock
@@ -19,7 +19,7 @@ for target in $targets; do
     echo "== $target: $seconds s"
     log=artifacts/$target.log
     "$CARGO_TARGET_DIR/release/$target" "corpus/$target" "seeds/$target" -max_total_time="$seconds" -max_len=16384 \
-        -timeout=20 -rss_limit_mb=4096 -artifact_prefix="artifacts/$target/" -print_final_stats=1 >"$log" 2>&1 || status=1
+        -dict=words.dict -timeout=20 -rss_limit_mb=4096 -artifact_prefix="artifacts/$target/" -print_final_stats=1 >"$log" 2>&1 || status=1
     tail -n 8 "$log"
     crashes=$(find "artifacts/$target" -type f | wc -l)
     stat() { sed -n "s/^stat::$1: *//p" "$log" | tail -n 1; }

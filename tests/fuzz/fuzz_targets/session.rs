@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use envoy_guard::session::{
-    Answer, BodyKind, BodyMode, Chunk, Command, Ending, Event, Inspected, Plan, Ruling, Session, Setup,
+    Answer, BodyKind, BodyMode, Chunk, Command, Ending, Event, Inspected, Judgement, Look, Plan, Ruling, Session, Setup,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -46,16 +46,28 @@ fuzz_target!(|data: &[u8]| {
         overridable: modes & 64 != 0,
         observed: modes & 128 != 0,
         bytes_max: BYTES_MAX,
+        response_bytes_max: BYTES_MAX,
     };
-    let plan_of = Plan { request_body: plan & 1 != 0, response_headers: plan & 2 != 0 };
+    let plan_of = Plan {
+        request_body: plan & 1 != 0,
+        response_headers: plan & 2 != 0,
+        response_body: plan & 16 != 0,
+        holds_request: plan & 32 != 0,
+    };
+    let look = [Look::Away, Look::Along, Look::Before, Look::Before][usize::from(plan >> 6)];
     let ruling = if plan & 12 == 12 { Ruling::Refuse } else { Ruling::Pass(plan_of) };
     let mut session = Session::new(setup);
-    let (mut is_refused, mut taken, mut echoed) = (false, 0, 0);
+    let (mut is_refused, mut taken, mut echoed, mut largest) = (false, [0; 2], [0; 2], 0);
     while let Some((byte, behind)) = rest.split_first() {
         let (part, left) = event(*byte, behind);
         rest = left;
-        let size = if let Event::RequestBody { bytes, .. } = &part { bytes.len() } else { 0 };
-        taken += size;
+        let (side, size) = match &part {
+            Event::RequestBody { bytes, .. } => (0, bytes.len()),
+            Event::ResponseBody { bytes, .. } => (1, bytes.len()),
+            _ => (0, 0),
+        };
+        taken[side] += size;
+        largest = size.max(largest);
         session.on(part);
         let mut count = 0;
         while let Some(command) = session.command() {
@@ -68,17 +80,28 @@ fuzz_target!(|data: &[u8]| {
                     is_refused |= is_hostile;
                     session.inspected(if is_hostile { Inspected::Refused } else { Inspected::Clean });
                 }
+                Command::Judge => session.judged(match plan & 12 {
+                    8 => Judgement::Refuse,
+                    _ => Judgement::Pass(look),
+                }),
+                Command::InspectResponse => {
+                    let is_hostile = session.response_unit().bytes.contains(&HOSTILE);
+                    is_refused |= is_hostile;
+                    session.response_inspected(if is_hostile { Inspected::Refused } else { Inspected::Clean });
+                }
                 Command::Answer(answer) => {
                     let goes_on = !matches!(answer, Answer::Refusal | Answer::Failure(_));
                     assert!(!(is_refused && goes_on), "{answer:?} after a refusal");
-                    if let Answer::RequestBody(Chunk::Echo { bytes, .. }) = &answer {
-                        echoed += bytes.len();
+                    match &answer {
+                        Answer::RequestBody(Chunk::Echo { bytes, .. }) => echoed[0] += bytes.len(),
+                        Answer::ResponseBody(Chunk::Echo { bytes, .. }) => echoed[1] += bytes.len(),
+                        _ => {}
                     }
                 }
             }
         }
-        assert!(session.kept() <= BYTES_MAX + 256 + size, "{} bytes are kept", session.kept());
-        assert!(echoed <= taken, "more goes on than came");
+        assert!(session.kept() <= 3 * BYTES_MAX + 5 + 2 * largest, "{} bytes are kept", session.kept());
+        assert!(echoed[0] <= taken[0] && echoed[1] <= taken[1], "more goes on than came");
         assert!(!is_refused || setup.observed || session.ending() == Ending::Closed);
     }
     // What ends too early is not consent; asking must not panic.

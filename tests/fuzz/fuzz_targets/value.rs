@@ -1,12 +1,13 @@
-//! One value through the decode chain, every row, every second look and the semantic analyser, in both profiles; and
-//! the glance that spares short plain texts the decode chain against the chain itself.
+//! One value through the decode chain, every row, every second look and the semantic analyser, in both profiles. The
+//! glance that spares short plain texts the decode chain is held to the chain itself, and the bound that spares ordinary
+//! texts the analysis to the analysis.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use envoy_guard::config::exclusions::{DetectionConfig, Profile};
 use envoy_guard::config::security::SecurityConfig;
-use envoy_guard::detect::{Context, Detector};
+use envoy_guard::detect::{Context, Detector, Material, Method, Report};
 use libfuzzer_sys::fuzz_target;
 
 /// A semantic threshold that every text exceeds: the analyser runs to its end.
@@ -14,11 +15,16 @@ const THRESHOLD: f64 = 0.01;
 /// Texts up to this length get the glance; what is appended here puts any text beyond it and means nothing.
 const GLANCE_MAX: usize = 256;
 
-static DETECTORS: LazyLock<[Detector; 2]> = LazyLock::new(|| {
+/// A detector whose semantic analyser runs to its end, and one that has the usual threshold.
+static DETECTORS: LazyLock<[[Detector; 2]; 2]> = LazyLock::new(|| {
     [Profile::Balanced, Profile::GuardCore].map(|profile| {
-        let security = SecurityConfig { detection_semantic_threshold: THRESHOLD, ..SecurityConfig::default() };
+        let usual = SecurityConfig::default();
+        let eager = SecurityConfig { detection_semantic_threshold: THRESHOLD, ..SecurityConfig::default() };
         let detection = DetectionConfig { profile, ..DetectionConfig::default() };
-        Detector::compile(&security, &detection).expect("the built-in rows compile")
+        let eager = Detector::compile(&eager, &detection).expect("the built-in rows compile");
+        let material = Material { previous: Some(&eager), ..Material::default() };
+        let usual = Detector::compile_with(&usual, &detection, &material).expect("they compiled before");
+        [eager, usual]
     })
 });
 
@@ -43,9 +49,10 @@ fn run(data: &[u8]) {
         6 => "request_body:multipart_field",
         _ => "unknown",
     };
-    let detector = &DETECTORS[usize::from(place & 1)];
+    let [detector, usual] = &DETECTORS[usize::from(place & 1)];
     let report = detector.detect(text, &Context::parse(context));
     assert_eq!(report.original_length, text.chars().count());
+    spares_only_what_is_ordinary(&report, &usual.detect(text, &Context::parse(context)), usual.semantic_threshold());
     if report.processed_length != report.original_length || GLANCE_MAX < text.len() {
         return;
     }
@@ -65,4 +72,15 @@ fn run(data: &[u8]) {
             "the chain changes what the glance calls plain: {text:?}"
         );
     }
+}
+
+/// The usual threshold reports what the whole analysis scores above it, and the rows do not depend on it.
+fn spares_only_what_is_ordinary(eager: &Report, usual: &Report, threshold: f64) {
+    let expected = eager.semantic.as_ref().filter(|analysis| threshold < analysis.score);
+    assert_eq!(usual.semantic.as_ref(), expected, "the analysis was spared, or not");
+    let rows = |report: &Report| {
+        let rows = report.threats.iter().filter(|threat| threat.method != Method::Semantic);
+        rows.map(|threat| (threat.row.clone(), threat.position)).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(usual), rows(eager));
 }
