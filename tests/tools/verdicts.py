@@ -34,16 +34,19 @@ def request(place, value):
 
 
 def cases():
-    """Every value in every place: verdict, category, place, value, request."""
+    """Every value in every place: verdict, category, place, value, the remark above its list, request."""
     for path in sorted(FOLDER.glob("*.txt")):
-        verdict, places = None, []
+        verdict, places, remark = None, [], ""
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("== "):
                 _, verdict, *places = line.split()
-            elif line.strip() and not line.startswith("## "):
+            elif line.startswith("## "):
+                remark = line[3:]
+            elif line.strip():
                 value = line.translate(SIGNS)
                 for place in places:
-                    yield {"verdict": verdict, "category": path.stem, "place": place, "value": line, **request(place, value)}
+                    yield {"verdict": verdict, "category": path.stem, "place": place, "value": line, "remark": remark,
+                           **request(place, value)}
 
 
 if __name__ == "__main__":
