@@ -267,7 +267,7 @@ pub struct WebhookConfig {
     /// Attempts after the first, with growing pauses.
     #[schemars(range(min = 0, max = 20))]
     pub retries: u32,
-    /// Events waiting; more drop the oldest and are counted.
+    /// Events waiting; more are dropped and counted.
     #[schemars(range(min = 1, max = 1000000))]
     pub queue: u32,
 }

@@ -55,8 +55,19 @@ pub enum AnomalyKind {
     Timeout,
     /// It took longer than the threshold.
     SlowExecution,
-    /// It took much longer than it usually does; the z-score.
-    StatisticalAnomaly(f64),
+    /// It took much longer than it usually does.
+    StatisticalAnomaly(Outlier),
+}
+
+/// How far something lies from what is usual.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlier {
+    /// Standard deviations above the mean.
+    pub z_score: f64,
+    /// The mean in seconds, this run included.
+    pub mean: f64,
+    /// The standard deviation in seconds, this run included.
+    pub deviation: f64,
 }
 
 impl AnomalyKind {
@@ -67,17 +78,6 @@ impl AnomalyKind {
             Self::Timeout => EventType::PatternAnomalyTimeout,
             Self::SlowExecution => EventType::PatternAnomalySlowExecution,
             Self::StatisticalAnomaly(_) => EventType::PatternAnomalyStatisticalAnomaly,
-        }
-    }
-}
-
-impl AnomalyKind {
-    /// Standard deviations above the mean, when that is what stands out.
-    #[must_use]
-    pub const fn z_score(&self) -> Option<f64> {
-        match self {
-            Self::StatisticalAnomaly(z_score) => Some(*z_score),
-            Self::Timeout | Self::SlowExecution => None,
         }
     }
 }
@@ -143,12 +143,13 @@ impl Tracked {
         if self.times.is_empty() { 0.0 } else { self.times.iter().sum::<f64>() / self.times.len() as f64 }
     }
 
-    /// How many standard deviations `seconds` lies above the mean; `None` when there is no deviation.
-    fn z_score(&self, seconds: f64) -> Option<f64> {
+    /// How far `seconds` lies above the mean; `None` when there is no deviation.
+    fn outlier(&self, seconds: f64) -> Option<Outlier> {
         let mean = self.mean();
         let freedom = self.times.len().checked_sub(1).filter(|freedom| *freedom != 0)? as f64;
         let deviation = (self.times.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / freedom).sqrt();
-        (mean < seconds && 0.0 < deviation).then(|| (seconds - mean) / deviation)
+        let z_score = (seconds - mean) / deviation;
+        (mean < seconds && 0.0 < deviation).then_some(Outlier { z_score, mean, deviation })
     }
 
     fn timeout_rate(&self) -> f64 {
@@ -234,8 +235,8 @@ impl Monitor {
                 kinds.push(AnomalyKind::SlowExecution);
             }
             let enough = samples_min <= tracked.times.len();
-            let score = tracked.z_score(seconds).filter(|score| enough && far < *score);
-            kinds.extend(score.map(AnomalyKind::StatisticalAnomaly));
+            let outlier = tracked.outlier(seconds).filter(|outlier| enough && far < outlier.z_score);
+            kinds.extend(outlier.map(AnomalyKind::StatisticalAnomaly));
         }
         if kinds.is_empty() {
             return Vec::new();
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(run(&mut monitor, "a", 0.01, 0.0), [], "29 samples are too few");
         let found = run(&mut monitor, "a", 0.05, 0.0);
         assert!(
-            matches!(found.as_slice(), [(AnomalyKind::StatisticalAnomaly(score), true)] if 3.0 < *score && *score < 5.3),
+            matches!(found.as_slice(), [(AnomalyKind::StatisticalAnomaly(Outlier { z_score, .. }), true)] if 3.0 < *z_score && *z_score < 5.3),
             "{found:?}"
         );
     }

@@ -23,6 +23,7 @@ use crate::grpc::repeat::Repeats;
 use crate::grpc::write;
 use crate::model::check::Check;
 use crate::model::time::Timestamp;
+use crate::request::Request;
 use crate::state::State;
 use crate::telemetry::Recorder;
 use crate::telemetry::metrics::Shard;
@@ -123,24 +124,28 @@ impl<S: State> Authz<S> {
         let now = clock::now();
         let asked = Asked { request: &request, now, meter: &watch };
         let mut decision = engine::decide_traced(policy, &*self.state, asked, &mut times).await;
-        let slowed = self.desk.slow_down(prepared, &mut decision);
+        let slowed = self.desk.slow_down(prepared, &mut decision, self.recorder.shard());
         let client = policy.client(&request);
         let answer = prepared.writer.write(&request, &decision, client);
         self.recorder.decided(&prepared.lines, &request, &decision, (client, start.elapsed()));
         if let Some(parts) = watch.parts() {
-            measured(&self.recorder, policy, &parts, (decision.detection.is_some(), now));
+            measured(&self.recorder, policy, (&parts, &request), (decision.detection.is_some(), now));
         }
         (answer, slowed)
     }
 }
 
-/// Takes in what a measured detection spent its time on; whether it found something, and when.
-pub(super) fn measured(recorder: &Recorder, policy: &Policy, parts: &Parts, (matched, now): (bool, Timestamp)) {
+/// Takes in what a measured detection of a request spent its time on; whether it found something, and when.
+pub(super) fn measured(
+    recorder: &Recorder,
+    policy: &Policy,
+    (parts, request): (&Parts, &Request<'_>),
+    (matched, now): (bool, Timestamp),
+) {
     let shard = recorder.shard();
     parts.spent().for_each(|(stage, took)| shard.detected(stage, took));
     for anomaly in policy.detector.record(parts.samples(matched), now) {
-        let (event, z_score) = (anomaly.kind.event(), anomaly.kind.z_score());
-        recorder.anomaly(event, &anomaly.name, (anomaly.seconds, z_score), anomaly.is_due);
+        recorder.anomaly(&anomaly, request);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::grpc::write::Writer;
 use crate::live::{Live, Reader, Snapshot};
 use crate::model::decision::{Decision, ResponseHeaders, Verdict};
 use crate::telemetry::lines::Lines;
+use crate::telemetry::metrics::Shard;
 
 /// A thread's view of the current snapshot and of what follows from it.
 #[derive(Debug)]
@@ -66,17 +67,24 @@ impl Desk {
     }
 
     /// Finds room for a request that is to be slowed down. Without room it is refused instead: waiting costs memory, and
-    /// a client that opens ever more requests must not have it.
-    pub(super) fn slow_down(self: &Rc<Self>, prepared: &Prepared, decision: &mut Decision<'_>) -> Option<Slowed> {
-        let delay = decision.delay.take()?;
+    /// a client that opens ever more requests must not have it. The decision then says so, and `shard` counts both.
+    pub(super) fn slow_down(
+        self: &Rc<Self>,
+        prepared: &Prepared,
+        decision: &mut Decision<'_>,
+        shard: &Shard,
+    ) -> Option<Slowed> {
+        let by = Duration::from_millis(decision.delay.as_ref()?.millis.into());
         if prepared.delayed_max <= self.delayed.get() {
-            decision.verdict = Verdict::Deny(delay.otherwise);
+            decision.verdict = Verdict::Deny(decision.delay.take()?.otherwise);
             decision.response_headers = ResponseHeaders::default();
             decision.request_headers.clear();
+            shard.delay_refused();
             return None;
         }
         self.delayed.set(self.delayed.get() + 1);
-        Some(Slowed { desk: Rc::clone(self), by: Duration::from_millis(delay.millis.into()) })
+        shard.delayed(by);
+        Some(Slowed { desk: Rc::clone(self), by })
     }
 }
 

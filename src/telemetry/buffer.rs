@@ -1,9 +1,10 @@
 //! A bounded place between those who tell and a sink that sends. Whoever tells never waits: what finds no room is
-//! dropped, or drops something older, and is counted.
+//! dropped, or drops something older, and is counted. A full queue that drops what comes says so beforehand, for the price
+//! of reading one number: what nobody would take need not be made.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -148,6 +149,8 @@ struct Inner<T> {
     full: Full,
     /// Items at which a waiting sink is woken.
     mark: usize,
+    /// Length of the queue, for those who do not want its lock.
+    waiting: AtomicUsize,
     woken: Notify,
     tally: Arc<Tally>,
 }
@@ -162,6 +165,7 @@ impl<T> Buffer<T> {
             capacity,
             full,
             mark: mark.clamp(1, capacity),
+            waiting: AtomicUsize::new(0),
             woken: Notify::new(),
             tally,
         }))
@@ -171,25 +175,51 @@ impl<T> Buffer<T> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// To be called with the lock held, so that the latest length is the one that stays.
     fn note(&self, waiting: usize) {
+        self.0.waiting.store(waiting, Ordering::Relaxed);
         self.0.tally.waiting.store(waiting as u64, Ordering::Relaxed);
     }
 
-    /// Adds an item. When there is no room something has to go for it, or it has to go itself.
+    /// True when an item that came now would be dropped. The answer may be late by an item or two: nobody waits for it.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.0.full == Full::DropNewest && self.0.capacity <= self.0.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Counts an item as lost that was not even made, because this queue [is shut](Self::is_shut).
+    pub fn turn_away(&self) {
+        self.0.tally.dropped(1);
+    }
+
+    /// Adds what `make` makes; when there is no room for it, it is not made and counts as lost.
+    pub fn offer(&self, make: impl FnOnce() -> T) {
+        if self.is_shut() { self.turn_away() } else { self.push(make()) }
+    }
+
+    /// Adds an item. When there is no room something has to go for it, or it has to go itself. The sink is woken when
+    /// [the mark](Self::new) is reached, not by each item beyond it: waking another thread costs more than the item.
     pub fn push(&self, item: T) {
+        if self.is_shut() {
+            return self.turn_away();
+        }
         let mut queue = self.lock();
+        let before = queue.len();
+        // Memory of what goes is given back outside the lock.
+        let mut gone = None;
         if self.0.capacity <= queue.len() {
             self.0.tally.dropped(1);
             match self.0.full {
-                Full::DropOldest => drop(queue.pop_front()),
+                Full::DropOldest => gone = queue.pop_front(),
                 Full::DropNewest => return,
             }
         }
         queue.push_back(item);
         let waiting = queue.len();
-        drop(queue);
         self.note(waiting);
-        if self.0.mark <= waiting {
+        drop(queue);
+        drop(gone);
+        if before < self.0.mark && self.0.mark <= waiting {
             self.0.woken.notify_one();
         }
     }
@@ -200,9 +230,8 @@ impl<T> Buffer<T> {
         let mut queue = self.lock();
         let count = queue.len().min(max);
         let taken = queue.drain(..count).collect();
-        let waiting = queue.len();
+        self.note(queue.len());
         drop(queue);
-        self.note(waiting);
         taken
     }
 
@@ -214,10 +243,9 @@ impl<T> Buffer<T> {
         }
         let excess = queue.len().saturating_sub(self.0.capacity);
         queue.truncate(self.0.capacity);
-        let waiting = queue.len();
+        self.note(queue.len());
         drop(queue);
         self.0.tally.dropped(excess);
-        self.note(waiting);
     }
 
     /// Items waiting.
@@ -244,7 +272,8 @@ impl<T> Buffer<T> {
         &self.0.tally
     }
 
-    /// Waits until `mark` items were there since the last time.
+    /// Waits until `mark` items came together since the last time. Whoever leaves items behind comes back by itself: what
+    /// is above the mark already does not wake anybody again.
     pub async fn filled(&self) {
         self.0.woken.notified().await;
     }
@@ -292,13 +321,41 @@ mod tests {
         assert_eq!(queue.tally().read(), [0, 3, 0, 0]);
     }
 
+    #[test]
+    fn what_a_full_queue_would_drop_is_not_made() {
+        let queue = buffer(2, Full::DropNewest);
+        let mut made = 0;
+        (0..5).for_each(|item| {
+            queue.offer(|| {
+                made += 1;
+                item
+            });
+        });
+        assert_eq!((made, queue.is_shut(), queue.tally().read()), (2, true, [0, 3, 0, 2]));
+        assert_eq!(queue.take(1), [0]);
+        assert!(!queue.is_shut());
+        queue.put_back(vec![7, 8]);
+        assert!(queue.is_shut(), "what is put back takes room");
+        queue.abandon();
+        assert!(!queue.is_shut());
+        let oldest = buffer(2, Full::DropOldest);
+        (0..5).for_each(|item| oldest.offer(|| item));
+        assert_eq!((oldest.is_shut(), oldest.take(9)), (false, vec![3, 4]), "the newest is what it wants");
+    }
+
     #[tokio::test]
-    async fn the_mark_wakes_the_sink() {
-        let queue = buffer(3, Full::DropOldest);
+    async fn the_mark_wakes_the_sink_once() {
+        let queue = buffer(4, Full::DropOldest);
         queue.push(0);
         assert!(futures_ready(queue.filled()).await.is_none(), "one is not two");
         queue.push(1);
+        queue.push(2);
         assert!(futures_ready(queue.filled()).await.is_some());
+        (3..9).for_each(|item| queue.push(item));
+        assert!(futures_ready(queue.filled()).await.is_none(), "a sink that rests is left alone");
+        drop(queue.take(3));
+        queue.push(9);
+        assert!(futures_ready(queue.filled()).await.is_some(), "the mark is reached anew");
     }
 
     /// The future's output if it has one at once.

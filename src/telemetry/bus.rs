@@ -1,21 +1,22 @@
 //! From those who have something to tell to the sinks that are on. Telling costs a push into bounded queues and never
-//! waits; which sinks there are changes with the configuration.
+//! waits; what no queue has room for is not even made. Which sinks there are changes with the configuration.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
-use serde_json::{Value, json};
 
 use crate::clock;
-use crate::model::decision::{ConstantHeaders, Origin, Verdict};
+use crate::model::decision::{ConstantHeaders, Denial, OnBlock, Verdict};
 use crate::model::event::EventType;
 use crate::model::time::Timestamp;
 use crate::request::path::decode_once;
 use crate::telemetry::buffer::{Buffer, Tallies};
+use crate::telemetry::events::payload::{Block, Failure, Payload, Place};
 use crate::telemetry::events::system::{self, AppliedHeaders};
 use crate::telemetry::events::{Event, EventRules, Happening};
 use crate::telemetry::otel::span::{TraceContext, Tracer};
+use crate::telemetry::redact::cut;
 
 /// Paths whose repeated events are told once in [`REPEAT_SECONDS`]; with more of them all are told again.
 const PATHS_MAX: usize = 1000;
@@ -32,9 +33,9 @@ pub struct Outlets {
     /// Decisions as spans.
     pub tracer: Option<Tracer>,
     /// Payloads of `on_block`.
-    pub blocks: Option<Buffer<Arc<Value>>>,
+    pub blocks: Option<Buffer<Payload>>,
     /// Payloads of `on_error`.
-    pub errors: Option<Buffer<Arc<Value>>>,
+    pub errors: Option<Buffer<Payload>>,
 }
 
 impl Outlets {
@@ -105,29 +106,29 @@ impl Bus {
     pub fn decided(&self, happening: &Happening<'_, '_, '_>) {
         let decision = happening.decision;
         let outlets = self.outlets.load();
-        let context = TraceContext::of(&happening.request.headers);
-        let caller = context.as_ref().map(|context| (context.trace_id, context.parent_id));
-        let traced = outlets.tracer.as_ref().and_then(|tracer| tracer.trace(happening, context, &outlets.rules));
+        let traced = outlets.tracer.as_ref().and_then(|tracer| tracer.trace(happening, &outlets.rules));
         if !outlets.events.is_empty() {
-            for event in outlets.rules.of(happening) {
-                let event = Event { trace: traced.or(caller), ..event };
-                if event.kind != EventType::PathExcluded
-                    || self.is_new(EventType::PathExcluded, event.endpoint.as_deref().unwrap_or_default(), event.at)
-                {
-                    push(&outlets.events, event);
+            for fact in outlets.rules.told(decision) {
+                const ONCE: EventType = EventType::PathExcluded;
+                let path = happening.request.target.path;
+                if fact.event != ONCE || self.is_new(ONCE, &decode_once(path), happening.now) {
+                    tell(&outlets.events, || {
+                        let caller = || TraceContext::of(&happening.request.headers).map(TraceContext::caller);
+                        Event { trace: traced.or_else(caller), ..outlets.rules.event(fact, happening) }
+                    });
                 }
             }
             if let (Verdict::Allow, Some(set)) = (&decision.verdict, decision.response_headers.constant) {
                 self.dressed(&outlets, set, happening);
             }
         }
-        if let Some(blocks) = outlets.blocks.as_ref().filter(|_| !decision.blocks.is_empty()) {
-            let payloads = outlets.rules.blocks(happening);
-            payloads.for_each(|payload| blocks.push(Arc::new(payload)));
+        if let Some(blocks) = &outlets.blocks {
+            for block in &decision.blocks {
+                blocks.offer(|| Payload::Block(Box::new(outlets.rules.block(block, happening))));
+            }
         }
         if let (Some(errors), Verdict::Fail(denial)) = (&outlets.errors, &decision.verdict) {
-            let context = outlets.rules.context(happening);
-            errors.push(Arc::new(failure("check", &denial.body, denial.origin.name(), context)));
+            errors.offer(|| Payload::Failure(Box::new(outlets.rules.failure(denial, happening))));
         }
     }
 
@@ -149,7 +150,7 @@ impl Bus {
             has_csp: has("content-security-policy"),
             has_hsts: has("strict-transport-security"),
         };
-        push(&outlets.events, system::headers_applied(happening.now, applied));
+        tell(&outlets.events, || system::headers_applied(happening.now, applied));
     }
 
     fn is_new(&self, kind: EventType, path: &str, now: Timestamp) -> bool {
@@ -159,11 +160,8 @@ impl Bus {
     /// Tells an event of the service itself.
     pub fn system(&self, event: Event) {
         let outlets = self.outlets.load();
-        if outlets.events.is_empty() {
-            return;
-        }
-        if let Some(event) = outlets.rules.system(event) {
-            push(&outlets.events, event);
+        if !outlets.events.is_empty() && !outlets.rules.mutes(event.kind) {
+            tell(&outlets.events, || outlets.rules.system(event));
         }
     }
 
@@ -172,61 +170,58 @@ impl Bus {
     pub fn failed(&self, stage: &'static str, error: &str) {
         let outlets = self.outlets.load();
         if let Some(errors) = &outlets.errors {
-            let error = outlets.rules.redaction().text(error);
-            errors.push(Arc::new(failure(stage, &error, "", Value::Null)));
+            errors.offer(|| {
+                let error = outlets.rules.redaction().text(error).into_owned();
+                Payload::Failure(Box::new(Failure { stage, error, check: None, at: clock::now(), context: None }))
+            });
         }
     }
 }
 
-fn push(sinks: &[Buffer<Arc<Event>>], event: Event) {
-    let event = Arc::new(event);
-    for sink in sinks {
-        sink.push(Arc::clone(&event));
+/// Tells the sinks what `make` makes. When none of them has room it is not made, and each has lost it.
+fn tell(sinks: &[Buffer<Arc<Event>>], make: impl FnOnce() -> Event) {
+    if sinks.iter().all(Buffer::is_shut) {
+        return sinks.iter().for_each(Buffer::turn_away);
     }
-}
-
-/// The payload of `on_error`.
-fn failure(stage: &str, error: &str, check: &str, context: Value) -> Value {
-    let check = if check.is_empty() { Value::Null } else { Value::from(check) };
-    json!({
-        "stage": stage,
-        "error": error,
-        "check_name": check,
-        "context": context,
-        "timestamp": super::events::json::moment(clock::now(), super::events::json::Style::Joined),
-    })
+    let event = Arc::new(make());
+    for sink in sinks {
+        sink.offer(|| Arc::clone(&event));
+    }
 }
 
 impl EventRules {
-    /// The payloads of `on_block`, in order.
-    fn blocks<'h>(&'h self, happening: &'h Happening<'_, '_, '_>) -> impl Iterator<Item = Value> + 'h {
-        let request = happening.request;
-        happening.decision.blocks.iter().map(move |block| {
-            json!({
-                "check_name": block.check_name,
-                "reason": self.redaction().text(&block.reason),
-                "trigger_info": self.redaction().text(&block.trigger_info),
-                "passive_mode": block.passive_mode,
-                "client_ip": happening.client.to_string(),
-                "path": self.redaction().path(&decode_once(request.target.path)),
-                "method": request.method,
-                "status_code": block.status_code,
-            })
-        })
+    /// The payload of `on_block` for one block.
+    fn block(&self, block: &OnBlock, happening: &Happening<'_, '_, '_>) -> Block {
+        let owned = |text: &str| self.redaction().text(text).into_owned();
+        Block {
+            check_name: block.check_name,
+            reason: owned(&block.reason),
+            trigger_info: owned(&block.trigger_info),
+            passive_mode: block.passive_mode,
+            status_code: block.status_code,
+            place: self.place(happening),
+        }
     }
 
-    /// Where a failure happened.
-    fn context(&self, happening: &Happening<'_, '_, '_>) -> Value {
+    /// The payload of `on_error` for a decision that failed.
+    fn failure(&self, denial: &Denial<'_>, happening: &Happening<'_, '_, '_>) -> Failure {
+        Failure {
+            stage: "check",
+            error: denial.body.clone().into_owned(),
+            check: Some(denial.origin.name()),
+            at: clock::now(),
+            context: Some((self.place(happening), denial.origin)),
+        }
+    }
+
+    /// What a payload says of the request.
+    fn place(&self, happening: &Happening<'_, '_, '_>) -> Place {
         let request = happening.request;
-        json!({
-            "client_ip": happening.client.to_string(),
-            "path": self.redaction().path(&decode_once(request.target.path)),
-            "method": request.method,
-            "origin": match &happening.decision.verdict {
-                Verdict::Deny(denial) | Verdict::Fail(denial) => Value::from(Origin::name(denial.origin)),
-                Verdict::Allow => Value::Null,
-            },
-        })
+        Place {
+            client_ip: happening.client.to_string(),
+            path: self.redaction().path(&decode_once(request.target.path)).into_owned(),
+            method: cut(request.method).to_owned(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use crate::telemetry::bus::{Bus, Outlets};
+use crate::telemetry::losses;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sinks::agent::AgentError;
 use crate::telemetry::sinks::{Plan, Sinks};
@@ -74,6 +75,9 @@ async fn run(
     started: &SyncSender<Result<(), AgentError>>,
 ) {
     let mut running: Option<(Box<Plan>, Sinks)> = None;
+    // Ends with this function.
+    let mut watch = tokio::task::JoinSet::new();
+    watch.spawn(losses::watch(bus.tallies().clone()));
     let mut old = tokio::task::JoinSet::new();
     loop {
         let order = orders.borrow_and_update().clone();

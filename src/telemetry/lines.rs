@@ -108,6 +108,7 @@ impl Lines {
                     categories,
                     score = decision.detection.as_ref().map(|found| found.score),
                     log_only = decision.observed.as_ref().map(|found| found.rows.join(",")),
+                    delay_ms = decision.delay.as_ref().map(|delay| delay.millis),
                     headers,
                     us = subject.us,
                     "{}",

@@ -87,6 +87,9 @@ impl StreamEnd {
 const BOUNDS_US: [u64; 17] =
     [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
 
+/// Upper bounds of how long requests are slowed down, in microseconds: between what a person notices and the longest delay.
+const DELAYS_US: [u64; 8] = [25_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
+
 /// One request in so many has the time of its checks measured: reading the clock costs more than most checks.
 pub const SAMPLE_EVERY: u32 = 16;
 
@@ -115,6 +118,10 @@ pub struct Shard {
     streams: [Count; StreamEnd::ALL.len()],
     observed: Vec<Count>,
     latency: Histogram,
+    /// How long requests were slowed down.
+    delays: Histogram,
+    /// Requests that were to be slowed down and found no room to wait.
+    delays_refused: Count,
     /// By check.
     checks: Vec<Histogram>,
     /// By part of a detection.
@@ -124,19 +131,37 @@ pub struct Shard {
 }
 
 /// Durations by size.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Histogram {
-    buckets: [Count; BOUNDS_US.len() + 1],
+    /// Upper bounds in microseconds, in order.
+    bounds: &'static [u64],
+    /// One for each bound, and one for what is above all.
+    buckets: Box<[Count]>,
     total_ns: Count,
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::within(&BOUNDS_US)
+    }
+}
+
 impl Histogram {
+    fn within(bounds: &'static [u64]) -> Self {
+        let buckets = std::iter::repeat_with(Count::default).take(bounds.len() + 1).collect();
+        Self { bounds, buckets, total_ns: Count::default() }
+    }
+
     fn add(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(bucket) = self.buckets.get(BOUNDS_US.partition_point(|bound| bound.saturating_mul(1000) < ns)) {
+        if let Some(bucket) = self.buckets.get(self.bounds.partition_point(|bound| bound.saturating_mul(1000) < ns)) {
             bucket.add(1);
         }
         self.total_ns.add(ns);
+    }
+
+    fn count(&self) -> u64 {
+        self.buckets.iter().map(Count::get).sum()
     }
 }
 
@@ -150,6 +175,8 @@ impl Default for Shard {
             streams: Default::default(),
             observed: counts(Category::COUNT),
             latency: Histogram::default(),
+            delays: Histogram::within(&DELAYS_US),
+            delays_refused: Count::default(),
             checks: Check::ALL.iter().map(|_| Histogram::default()).collect(),
             stages: Stage::ALL.iter().map(|_| Histogram::default()).collect(),
             seen: Count::default(),
@@ -162,6 +189,16 @@ impl Shard {
     pub fn decided(&self, outcome: Outcome, origin: Option<Origin>, took: Duration) {
         self.count(outcome, origin);
         self.latency.add(took);
+    }
+
+    /// Counts a request that is slowed down by so much.
+    pub fn delayed(&self, by: Duration) {
+        self.delays.add(by);
+    }
+
+    /// Counts a request that was to be slowed down and is refused, because too many wait.
+    pub fn delay_refused(&self) {
+        self.delays_refused.add(1);
     }
 
     /// Counts a stream that ended.
@@ -433,7 +470,20 @@ impl Table {
             ),
             Family::histograms(
                 ("decision_seconds", "Time from a whole question to its answer"),
-                vec![durations(Vec::new(), &sum, &|shard| Some(&shard.latency))],
+                vec![durations((Vec::new(), &BOUNDS_US), &sum, &|shard| Some(&shard.latency))],
+            ),
+            Family::counters(
+                ("delays", "Requests that a behaviour rule slows down, by whether there was room to wait"),
+                "end",
+                [
+                    ("delayed", sum(&|shard| Some(shard.delays.count()))),
+                    ("refused", sum(&|shard| Some(shard.delays_refused.get()))),
+                ]
+                .into_iter(),
+            ),
+            Family::histograms(
+                ("delay_seconds", "How long requests were slowed down"),
+                vec![durations((Vec::new(), &DELAYS_US), &sum, &|shard| Some(&shard.delays))],
             ),
             Family::histograms(
                 ("check_seconds", "Time of each check, of one request in 16; suspicious_activity is detection"),
@@ -441,7 +491,7 @@ impl Table {
                     .iter()
                     .map(|check| {
                         let labels = vec![("check", check.name().to_owned())];
-                        durations(labels, &sum, &|shard| shard.checks.get(*check as usize))
+                        durations((labels, &BOUNDS_US), &sum, &|shard| shard.checks.get(*check as usize))
                     })
                     .collect(),
             ),
@@ -451,7 +501,7 @@ impl Table {
                     .iter()
                     .map(|stage| {
                         let labels = vec![("stage", stage.name().to_owned())];
-                        durations(labels, &sum, &|shard| shard.stages.get(*stage as usize))
+                        durations((labels, &BOUNDS_US), &sum, &|shard| shard.stages.get(*stage as usize))
                     })
                     .collect(),
             ),
@@ -482,8 +532,12 @@ fn decisions(sum: &Sum<'_>) -> Family {
     Family { name: "decisions", help: "Decisions by check and verdict", kind: Kind::Counter, points }
 }
 
-fn durations(labels: Vec<(&'static str, String)>, sum: &Sum<'_>, pick: &dyn Fn(&Shard) -> Option<&Histogram>) -> Point {
-    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+fn durations(
+    (labels, bounds): (Vec<(&'static str, String)>, &[u64]),
+    sum: &Sum<'_>,
+    pick: &dyn Fn(&Shard) -> Option<&Histogram>,
+) -> Point {
+    let bounds = bounds.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
     let bucket = |index: usize| sum(&|shard| pick(shard)?.buckets.get(index).map(Count::get));
     let buckets = bounds.enumerate().map(|(index, bound)| (bound, bucket(index))).collect();
     let seconds = sum(&|shard| Some(pick(shard)?.total_ns.get())) as f64 / 1e9;
@@ -524,6 +578,9 @@ mod tests {
         one.checked(Check::SuspiciousActivity, Duration::from_nanos(900));
         two.detected(Stage::Scan, Duration::from_nanos(900));
         two.observed(Category::XSS);
+        one.delayed(Duration::from_millis(1200));
+        two.delayed(Duration::from_secs(10));
+        two.delay_refused();
         metrics.source(|| {
             let label = |value: &str| Some(("family", value.to_owned()));
             let sample = Sample { name: "state", help: "Entries", is_counter: false, label: label("bans"), value: 7 };
@@ -544,6 +601,12 @@ mod tests {
             ("envoy_guard_check_seconds_bucket{le=\"0.000001\",check=\"suspicious_activity\"}", 1.0),
             ("envoy_guard_detection_stage_seconds_bucket{le=\"0.000001\",stage=\"scan\"}", 1.0),
             ("envoy_guard_threats_log_only_total{category=\"xss\"}", 1.0),
+            ("envoy_guard_delays_total{end=\"delayed\"}", 2.0),
+            ("envoy_guard_delays_total{end=\"refused\"}", 1.0),
+            ("envoy_guard_delay_seconds_bucket{le=\"1.0\"}", 0.0),
+            ("envoy_guard_delay_seconds_bucket{le=\"2.5\"}", 1.0),
+            ("envoy_guard_delay_seconds_bucket{le=\"10.0\"}", 2.0),
+            ("envoy_guard_delay_seconds_sum", 11.2),
             ("envoy_guard_build_info{version=\"1.2.3\"}", 1.0),
             ("envoy_guard_state{family=\"bans\"}", 7.0),
             ("envoy_guard_state{family=\"windows\"}", 8.0),

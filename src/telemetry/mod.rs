@@ -8,6 +8,7 @@ pub mod exporters;
 pub mod families;
 pub mod levels;
 pub mod lines;
+mod losses;
 pub mod metrics;
 pub mod otel;
 pub mod queue;
@@ -29,10 +30,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::clock;
 use crate::config::Config;
 use crate::config::values::{LogFormat, LogLevel};
+use crate::detect::monitor::{self, AnomalyKind, Outlier};
 use crate::model::addr::Client;
 use crate::model::decision::{Decision, Fact, FactValue, OBSERVED, Origin, Verdict};
-use crate::model::event::EventType;
-use crate::request::Request;
+use crate::request::{Body, Request};
 use crate::telemetry::bus::Bus;
 use crate::telemetry::events::Happening;
 use crate::telemetry::events::system::{self, Anomaly};
@@ -113,17 +114,14 @@ impl Recorder {
         }
     }
 
-    /// Reports a part of detection that stands out by its time; `is_due` when it is worth a line.
-    pub fn anomaly(&self, event: EventType, name: &str, (seconds, z_score): (f64, Option<f64>), is_due: bool) {
+    /// Reports a part of a request's detection that stands out by its time; with a line and an event when they are due.
+    pub fn anomaly(&self, found: &monitor::Anomaly, request: &Request<'_>) {
+        let event = found.kind.event();
         self.shard.event(event);
-        if is_due {
+        if found.is_due {
+            let (name, seconds) = (&*found.name, found.seconds);
             tracing::warn!(event = event.name(), name, seconds, "detection took unusually long");
-            let anomaly = match (event, z_score) {
-                (EventType::PatternAnomalyTimeout, _) => Anomaly::Timeout { content_length: None },
-                (_, Some(z_score)) => Anomaly::Statistical { z_score, avg_time: None, std_time: None, seconds },
-                (_, None) => Anomaly::Slow { content_length: None, seconds },
-            };
-            self.bus.system(system::anomaly(clock::now(), name, anomaly));
+            self.bus.system(system::anomaly(clock::now(), name, anomaly(found, bytes(request))));
         }
     }
 
@@ -142,6 +140,27 @@ impl Recorder {
     /// Reports a panic that was turned into a failure.
     pub fn panicked(&self) {
         self.shard.count(Outcome::Fail, Some(Origin::Internal));
+    }
+}
+
+/// Bytes of a request's target and of its body, as far as that was there to look at.
+const fn bytes(request: &Request<'_>) -> usize {
+    let body = match request.body {
+        Body::Absent => 0,
+        Body::Partial(bytes) | Body::Complete(bytes) => bytes.len(),
+    };
+    request.target.raw.len() + body
+}
+
+/// What is told of an anomaly in a request of so many bytes.
+const fn anomaly(found: &monitor::Anomaly, bytes: usize) -> Anomaly {
+    let (seconds, content_length) = (found.seconds, Some(bytes));
+    match found.kind {
+        AnomalyKind::Timeout => Anomaly::Timeout { content_length },
+        AnomalyKind::SlowExecution => Anomaly::Slow { content_length, seconds },
+        AnomalyKind::StatisticalAnomaly(Outlier { z_score, mean, deviation }) => {
+            Anomaly::Statistical { z_score, avg_time: mean, std_time: deviation, seconds }
+        }
     }
 }
 

@@ -8,12 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
-use crate::config::security::SecurityConfig;
 use crate::config::server::DecisionsConfig;
 use crate::model::decision::{DetectionSummary, Origin, Spot, Verdict};
 use crate::model::time::Timestamp;
-use crate::telemetry::events::json::Style;
-use crate::telemetry::events::{EventRules, Happening};
+use crate::telemetry::events::{EventRules, Happening, object};
 use crate::telemetry::lines::Subject;
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::redact::{MASK, cut};
@@ -38,9 +36,7 @@ impl Keeping {
     /// The rules of a configuration.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        // A muted event is still part of the explanation of a decision.
-        let security = SecurityConfig { muted_event_types: Default::default(), ..config.security.clone() };
-        Self { config: config.telemetry.decisions.clone(), rules: EventRules::new(&security) }
+        Self { config: config.telemetry.decisions.clone(), rules: EventRules::new(&config.security) }
     }
 
     /// True when a decision is to be recorded. `turn` counts the allowed requests of the thread.
@@ -111,6 +107,9 @@ impl Keeping {
                 fields.insert(name.to_owned(), Value::Bool(true));
             }
         }
+        if let Some(delay) = &decision.delay {
+            fields.insert("delay_ms".to_owned(), delay.millis.into());
+        }
         for (name, found) in [("detection", &decision.detection), ("log_only", &decision.observed)] {
             if let Some(found) = found {
                 fields.insert(name.to_owned(), self.detection(found, request.target.path));
@@ -123,16 +122,16 @@ impl Keeping {
     }
 
     fn facts(&self, happening: &Happening<'_, '_, '_>, detail: Detail) -> Value {
-        let facts = self.rules.of(happening).zip(&happening.decision.facts).take(FACTS_MAX).map(|(event, fact)| {
+        let facts = happening.decision.facts.iter().take(FACTS_MAX).map(|fact| {
             let metadata = match detail {
-                Detail::All => event.envelope(Style::Spaced).get("metadata").cloned().unwrap_or_default(),
+                Detail::All => object(&self.rules.metadata(fact, happening.request)),
                 Detail::NoMetadata | Detail::NoFacts => Value::Null,
             };
             json!({
-                "event": event.kind.name(),
-                "action": event.action,
+                "event": fact.event.name(),
+                "action": fact.action,
                 "check": fact.origin().name(),
-                "reason": event.reason,
+                "reason": self.rules.redaction().text(&fact.reason),
                 "metadata": metadata,
             })
         });

@@ -27,31 +27,61 @@ const ROUNDS_MAX: usize = 3;
 /// Names whose values are not shown, compiled from the configuration. Names are compared without case.
 #[derive(Clone, Debug, Default)]
 pub struct Redaction {
-    headers: BTreeSet<String>,
-    params: BTreeSet<String>,
+    headers: Names,
+    params: Names,
+}
+
+/// Names in lower case. Nearly all words that are looked up are none of them: their length says so, or their bytes do,
+/// without a copy in lower case.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    all: Vec<String>,
+    /// The lengths there are, one bit each; the last bit stands for all that are longer.
+    lengths: u64,
+}
+
+impl FromIterator<String> for Names {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
+        let all: Vec<String> = names.into_iter().collect();
+        Self { lengths: all.iter().fold(0, |lengths, name| lengths | length_bit(name)), all }
+    }
+}
+
+/// The bit of a name's length in [`Names::lengths`].
+fn length_bit(name: &str) -> u64 {
+    1 << name.len().min(63)
+}
+
+impl Names {
+    /// True when it is one of them, in whatever case.
+    fn hold(&self, name: &str) -> bool {
+        if name.is_ascii() {
+            self.lengths & length_bit(name) != 0 && self.all.iter().any(|known| known.eq_ignore_ascii_case(name))
+        } else {
+            let name = name.to_lowercase();
+            self.all.contains(&name)
+        }
+    }
 }
 
 impl Redaction {
     /// The built-in names and those of the configuration.
     #[must_use]
     pub fn new(config: &SecurityConfig) -> Self {
-        let set = |own: &[&str], more: &BTreeSet<String>| {
-            own.iter().map(|name| (*name).to_owned()).chain(more.iter().map(|name| name.to_lowercase())).collect()
-        };
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let lower = |names: &BTreeSet<String>| names.iter().map(|name| name.to_lowercase()).collect::<Vec<_>>();
+        let more = [lower(&config.log_sensitive_params), lower(&config.log_sensitive_body_fields)].concat();
         Self {
-            headers: set(&HEADERS, &config.log_sensitive_headers),
-            params: set(&PARAMS, &config.log_sensitive_params)
-                .into_iter()
-                .chain(config.log_sensitive_body_fields.iter().map(|name| name.to_lowercase()))
-                .collect(),
+            headers: own(&HEADERS).into_iter().chain(lower(&config.log_sensitive_headers)).collect(),
+            params: own(&PARAMS).into_iter().chain(more).collect(),
         }
     }
 
     /// True when what stands under this name is never shown.
     #[must_use]
     pub fn is_secret(&self, name: &str) -> bool {
-        let name = name.trim().to_lowercase();
-        self.params.contains(&name) || self.headers.contains(&name)
+        let name = name.trim();
+        self.params.hold(name) || self.headers.hold(name)
     }
 
     /// A text that may quote a request: `name=value`, `name: value`, `"name": "value"` and `<name>value` lose the values
@@ -119,10 +149,10 @@ impl Redaction {
         {
             return Reading::Pair;
         }
-        let last = name.rsplit('.').next().unwrap_or_default().to_lowercase();
-        if self.headers.contains(&last) {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        if self.headers.hold(last) {
             Reading::Name { is_header: true }
-        } else if self.params.contains(&last) {
+        } else if self.params.hold(last) {
             Reading::Name { is_header: false }
         } else {
             Reading::Harmless
@@ -152,7 +182,7 @@ impl Redaction {
     }
 
     fn hides(&self, pair: &str) -> bool {
-        pair.split_once('=').is_some_and(|(name, _)| self.params.contains(&decoded(name).to_lowercase()))
+        pair.split_once('=').is_some_and(|(name, _)| self.params.hold(&decoded(name)))
     }
 
     /// Header fields as `name: value` pairs, sensitive values masked, bytes that are no text replaced.
@@ -160,7 +190,7 @@ impl Redaction {
     pub fn headers(&self, headers: &Headers<'_>) -> String {
         let mut shown = String::new();
         for field in headers.iter().take(HEADERS_MAX) {
-            let is_sensitive = self.headers.contains(&field.name.to_lowercase());
+            let is_sensitive = self.headers.hold(field.name);
             let value = if is_sensitive { Cow::Borrowed(MASK) } else { String::from_utf8_lossy(field.value) };
             shown.extend([if shown.is_empty() { "" } else { "; " }, field.name, ": ", cut(&value)]);
         }

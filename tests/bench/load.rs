@@ -41,6 +41,12 @@ impl Server {
         Err(format!("the server on port {port} does not come up").into())
     }
 
+    /// Tells it to read its configuration again.
+    pub(crate) fn reload(&self) -> Result<(), Box<dyn std::error::Error>> {
+        let status = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status()?;
+        if status.success() { Ok(()) } else { Err("it cannot be signalled".into()) }
+    }
+
     /// CPU seconds used so far.
     fn cpu(&self) -> Result<f64, Box<dyn std::error::Error>> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
@@ -100,9 +106,22 @@ pub(crate) fn guard(binary: &Path, settings: &[&str]) -> Result<Server, Box<dyn 
 
 /// The same with a certain port for operators.
 pub(crate) fn guard_at(binary: &Path, settings: &[&str], admin: u16) -> Result<Server, Box<dyn std::error::Error>> {
+    guard_from(binary, None, settings, admin)
+}
+
+/// The same with a file that says more, and may be changed.
+pub(crate) fn guard_from(
+    binary: &Path,
+    file: Option<&Path>,
+    settings: &[&str],
+    admin: u16,
+) -> Result<Server, Box<dyn std::error::Error>> {
     let port = free_port()?;
     let mut command = Command::new(binary);
     command.arg("serve");
+    if let Some(file) = file {
+        command.arg("--config").arg(file);
+    }
     for setting in settings {
         command.args(["--set", setting]);
     }

@@ -18,7 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("lint", &["model", "config"]),
     ("clock", &["model", "detect"]),
     ("live", &["model", "config", "engine"]),
-    ("telemetry", &["model", "config", "request", "clock", "net"]),
+    ("telemetry", &["model", "config", "request", "detect", "clock", "net"]),
     ("grpc", &["model", "request", "engine", "session", "state", "clock", "live", "telemetry"]),
     ("server", &["model", "config", "state", "clock", "grpc", "telemetry"]),
     (
@@ -61,6 +61,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("x509_parser", &["server/tls.rs"]),
     ("figment", &["config/"]),
     ("cel", &["engine/expression"]),
+    ("opentelemetry", &["telemetry/otel/"]),
     ("opentelemetry_proto", &["telemetry/otel/"]),
     ("prometheus_client", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),

@@ -181,10 +181,13 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
             let asked = Asked { request, now, meter: &watch };
             let mut decision = engine::decide_traced(policy, &*self.proc.state, asked, &mut times).await;
             // Nobody waits for what is only observed.
-            let slowed = if self.is_observed { None } else { self.proc.desk.slow_down(self.prepared, &mut decision) };
+            if self.is_observed {
+                decision.delay = None;
+            }
+            let slowed = self.proc.desk.slow_down(self.prepared, &mut decision, self.proc.recorder.shard());
             let client = policy.client(request);
             if let Some(parts) = watch.parts() {
-                measured(&self.proc.recorder, policy, &parts, (decision.detection.is_some(), now));
+                measured(&self.proc.recorder, policy, (&parts, request), (decision.detection.is_some(), now));
             }
             let awaits_report = self.awaits_body && phases::is_report(&decision);
             if !awaits_report {
@@ -228,7 +231,7 @@ impl<'e, S: State + 'static> Exchange<'e, S> {
         let asked = Asked { request: &request, now, meter: &watch };
         let decision = phases::decide_body(policy, &*self.proc.state, asked, &self.standing).await;
         if let Some(parts) = watch.parts() {
-            measured(&self.proc.recorder, policy, &parts, (decision.detection.is_some(), now));
+            measured(&self.proc.recorder, policy, (&parts, &request), (decision.detection.is_some(), now));
         }
         // A match, because the request with its body lives shorter than the client's text.
         let client = match self.standing.client {

@@ -20,7 +20,7 @@ fn failures_reach_on_error_without_secrets() {
     let errors = Buffer::new(2, 1, crate::telemetry::buffer::Full::DropOldest, Arc::default());
     drop(bus.replace(Arc::new(Outlets { errors: Some(errors.clone()), ..Outlets::default() })));
     bus.failed("geoip", "https://h/?x=1 at redis://u:secret@h");
-    let payload = errors.take(9).pop().unwrap();
+    let payload = errors.take(9).pop().unwrap().json();
     assert_eq!(payload["stage"], "geoip");
     assert_eq!(payload["error"], "https://h/?x=1 at redis://u:[REDACTED]@h");
 }

@@ -3,6 +3,7 @@
 //! An event is made after the answer, from the facts of the decision, already redacted: no sink sees anything else.
 
 pub mod json;
+pub mod payload;
 pub mod system;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use crate::model::time::Timestamp;
 use crate::request::Request;
 use crate::request::path::decode_once;
 use crate::telemetry::events::json::Style;
+use crate::telemetry::otel::span::Joined;
 use crate::telemetry::redact::Redaction;
 
 /// Entries of one event's metadata; what a decision says beyond is left out.
@@ -30,6 +32,9 @@ const LIST_MAX: usize = 64;
 const TRACE_BYTES_MAX: usize = 512;
 /// The address of events that no request caused.
 pub const SYSTEM: &str = "system";
+
+/// The handler of facts that tell the whole request.
+const BUS: &str = "middleware";
 
 /// Metadata of an event, in order.
 pub type Metadata = Vec<(Cow<'static, str>, FactValue)>;
@@ -66,7 +71,7 @@ pub struct Event {
     /// Everything else.
     pub metadata: Metadata,
     /// Trace and span that it belongs to.
-    pub trace: Option<([u8; 16], [u8; 8])>,
+    pub trace: Option<Joined>,
 }
 
 impl Event {
@@ -78,8 +83,6 @@ impl Event {
             Some((_, FactValue::Text(text))) => Value::from(text.as_str()),
             Some(_) | None => Value::Null,
         };
-        let metadata: Map<String, Value> =
-            self.metadata.iter().map(|(key, value)| (key.clone().into_owned(), plain(value))).collect();
         let fields = [
             ("idempotency_key", Value::from(self.key.to_string())),
             ("timestamp", Value::from(json::moment(self.at, style))),
@@ -97,10 +100,18 @@ impl Event {
             ("rule_type", copied("rule_type")),
             ("pattern_matched", text(&self.pattern)),
             ("handler_name", self.handler.map_or(Value::Null, Value::from)),
-            ("metadata", Value::Object(metadata)),
+            ("metadata", object(&self.metadata)),
         ];
         Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
+}
+
+/// Metadata as a JSON object.
+#[must_use]
+pub fn object(metadata: &Metadata) -> Value {
+    let fields: Map<String, Value> =
+        metadata.iter().map(|(key, value)| (key.clone().into_owned(), plain(value))).collect();
+    Value::Object(fields)
 }
 
 fn plain(value: &FactValue) -> Value {
@@ -158,18 +169,52 @@ impl EventRules {
         &self.redaction
     }
 
-    /// The events of a decision, in order.
-    pub fn of<'h>(&'h self, happening: &'h Happening<'_, '_, '_>) -> impl Iterator<Item = Event> + 'h {
-        happening.decision.facts.iter().filter(|fact| !self.mutes(fact.event)).map(|fact| self.event(fact, happening))
+    /// The facts of a decision that become events, in order.
+    pub fn told<'h>(&'h self, decision: &'h Decision<'_>) -> impl Iterator<Item = &'h Fact> + 'h {
+        decision.facts.iter().filter(|fact| !self.mutes(fact.event))
     }
 
-    fn event(&self, fact: &Fact, happening: &Happening<'_, '_, '_>) -> Event {
+    /// The events of a decision, in order.
+    pub fn of<'h>(&'h self, happening: &'h Happening<'_, '_, '_>) -> impl Iterator<Item = Event> + 'h {
+        self.told(happening.decision).map(|fact| self.event(fact, happening))
+    }
+
+    /// The event that a fact becomes.
+    #[must_use]
+    pub fn event(&self, fact: &Fact, happening: &Happening<'_, '_, '_>) -> Event {
         let request = happening.request;
-        let is_bus = fact.handler == "middleware";
+        let is_bus = fact.handler == BUS;
         // The limiter and the address resolver tell the request, too, but nothing that needs looking up; the limiter leaves
         // out who asks as well.
         let tells_agent = is_bus || fact.handler == "ip_extraction";
         let tells_request = is_bus || matches!(fact.handler, "rate_limit" | "ip_extraction");
+        // guard-core tells what the browser says of the page, and not who it is.
+        let is_report = fact.event == EventType::CspViolation;
+        let metadata = self.metadata(fact, request);
+        let agent = request.headers.get("user-agent").map(String::from_utf8_lossy);
+        let pattern = (fact.event == EventType::PatternDetected).then(|| named(&metadata, "pattern")).flatten();
+        Event {
+            key: Uuid::new_v4(),
+            at: happening.now,
+            kind: fact.event,
+            address: if is_report { String::new() } else { happening.client.to_string() },
+            country: happening.decision.country.filter(|_| is_bus),
+            user_agent: agent.filter(|_| tells_agent).map(|agent| self.redaction.text(&agent).into_owned()),
+            action: fact.action.clone(),
+            reason: if is_report { String::new() } else { self.redaction.text(&fact.reason).into_owned() },
+            endpoint: tells_request.then(|| self.redaction.path(&decode_once(request.target.path)).into_owned()),
+            method: tells_request.then(|| crate::telemetry::redact::cut(request.method).to_owned()),
+            response_time: tells_request.then_some(happening.took.as_secs_f64()),
+            pattern,
+            handler: Some(fact.handler).filter(|name| !name.is_empty()),
+            metadata,
+            trace: None,
+        }
+    }
+
+    /// The metadata of the event that a fact becomes.
+    #[must_use]
+    pub fn metadata(&self, fact: &Fact, request: &Request<'_>) -> Metadata {
         let mut metadata: Metadata = fact
             .metadata
             .iter()
@@ -179,7 +224,7 @@ impl EventRules {
         if fact.event == EventType::PatternDetected {
             self.hide_preview(&mut metadata);
         }
-        if is_bus {
+        if fact.handler == BUS {
             for name in ["traceparent", "tracestate"] {
                 let text = request.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
                 if let Some(text) = text.filter(|text| text.len() <= TRACE_BYTES_MAX) {
@@ -187,25 +232,7 @@ impl EventRules {
                 }
             }
         }
-        let agent = request.headers.get("user-agent").map(String::from_utf8_lossy);
-        let pattern = (fact.event == EventType::PatternDetected).then(|| named(&metadata, "pattern")).flatten();
-        Event {
-            key: Uuid::new_v4(),
-            at: happening.now,
-            kind: fact.event,
-            address: happening.client.to_string(),
-            country: happening.decision.country.filter(|_| is_bus),
-            user_agent: agent.filter(|_| tells_agent).map(|agent| self.redaction.text(&agent).into_owned()),
-            action: fact.action.clone(),
-            reason: self.redaction.text(&fact.reason).into_owned(),
-            endpoint: tells_request.then(|| self.redaction.path(&decode_once(request.target.path)).into_owned()),
-            method: tells_request.then(|| crate::telemetry::redact::cut(request.method).to_owned()),
-            response_time: tells_request.then_some(happening.took.as_secs_f64()),
-            pattern,
-            handler: Some(fact.handler).filter(|name| !name.is_empty()),
-            metadata,
-            trace: None,
-        }
+        metadata
     }
 
     /// What lies under the name of a secret is not quoted. The name itself served for this alone.
@@ -232,17 +259,15 @@ impl EventRules {
         }
     }
 
-    /// An event of the service itself, if it is told at all: its texts without what is secret.
+    /// An event of the service itself: its texts without what is secret.
     #[must_use]
-    pub fn system(&self, event: Event) -> Option<Event> {
-        if self.mutes(event.kind) {
-            return None;
-        }
+    pub fn system(&self, event: Event) -> Event {
         let reason = self.redaction.text(&event.reason).into_owned();
         let metadata = event.metadata.iter().take(METADATA_MAX);
         let metadata = metadata.map(|(key, value)| (key.clone(), self.clean(key, value))).collect();
         let pattern = event.pattern.as_deref().map(|pattern| self.redaction.text(pattern).into_owned());
-        Some(Event { reason, metadata, pattern, ..event })
+        let endpoint = event.endpoint.as_deref().map(|path| self.redaction.path(path).into_owned());
+        Event { reason, metadata, pattern, endpoint, ..event }
     }
 }
 

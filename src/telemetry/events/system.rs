@@ -196,15 +196,44 @@ pub fn geo_download_failed(now: Timestamp, error: &str) -> Event {
     Event { handler: Some("ipinfo"), ..event(EventType::GeoLookupFailed, now, "database_download_failed", reason) }
 }
 
-/// An address could not be looked up.
-#[must_use]
-pub fn geo_lookup_failed(now: Timestamp, address: &str, error: &str) -> Event {
-    let reason = format!("Geo lookup failed: {error}");
-    Event {
-        address: address.to_owned(),
-        handler: Some("ipinfo"),
-        ..event(EventType::GeoLookupFailed, now, "lookup_failed", reason)
+/// A request that the application refused by itself.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Who asked.
+    pub address: String,
+    /// Why.
+    pub reason: String,
+    /// The request's method.
+    pub method: Option<String>,
+    /// The request's path.
+    pub path: Option<String>,
+}
+
+impl Refused {
+    fn event(self, kind: EventType, now: Timestamp, metadata: Metadata) -> Event {
+        Event {
+            address: self.address,
+            endpoint: self.path,
+            method: self.method,
+            handler: Some("middleware"),
+            metadata,
+            ..event(kind, now, "blocked", self.reason)
+        }
     }
+}
+
+/// The application denied access; what refused there, and what was violated.
+#[must_use]
+pub fn access_denied(now: Timestamp, refused: Refused, (decorator, violation): (&str, &str)) -> Event {
+    let metadata = named([("decorator_type", text(decorator)), ("violation_type", text(violation))]);
+    refused.event(EventType::AccessDenied, now, metadata)
+}
+
+/// A login at the application failed; by which kind of credential.
+#[must_use]
+pub fn authentication_failed(now: Timestamp, refused: Refused, auth_type: &str) -> Event {
+    let metadata = named([("decorator_type", text("authentication")), ("auth_type", text(auth_type))]);
+    refused.event(EventType::AuthenticationFailed, now, metadata)
 }
 
 /// Which list of countries refused.
@@ -216,7 +245,7 @@ pub enum CountryList {
     Blacklist,
 }
 
-/// A country was refused outside the pipeline.
+/// The application turned a country away.
 #[must_use]
 pub fn country_blocked(now: Timestamp, address: &str, country: &str, list: CountryList) -> Event {
     let (rule, reason) = match list {
@@ -285,39 +314,6 @@ pub fn headers_applied(now: Timestamp, applied: AppliedHeaders<'_>) -> Event {
     }
 }
 
-/// The fields of a report about a content security policy.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CspReport<'a> {
-    /// The page.
-    pub document_uri: Option<&'a str>,
-    /// The rule.
-    pub violated_directive: Option<&'a str>,
-    /// What was refused.
-    pub blocked_uri: Option<&'a str>,
-    /// The script.
-    pub source_file: Option<&'a str>,
-    /// The line in it.
-    pub line_number: Option<i64>,
-}
-
-/// A browser reported a violation of the content security policy. A missing text is the word `None`, as receivers know it.
-#[must_use]
-pub fn csp_violation(now: Timestamp, report: CspReport<'_>) -> Event {
-    let or_none = |value: Option<&str>| text(value.unwrap_or("None"));
-    Event {
-        address: String::new(),
-        handler: Some("security_headers"),
-        metadata: named([
-            ("document_uri", or_none(report.document_uri)),
-            ("violated_directive", or_none(report.violated_directive)),
-            ("blocked_uri", or_none(report.blocked_uri)),
-            ("source_file", or_none(report.source_file)),
-            ("line_number", report.line_number.map_or(FactValue::Null, FactValue::Int)),
-        ]),
-        ..event(EventType::CspViolation, now, "logged", String::new())
-    }
-}
-
 /// In which way a pattern stands out by its time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Anomaly {
@@ -337,10 +333,10 @@ pub enum Anomaly {
     Statistical {
         /// Standard deviations above the mean.
         z_score: f64,
-        /// The mean in seconds; `None` when it is not kept.
-        avg_time: Option<f64>,
-        /// The standard deviation in seconds; `None` when it is not kept.
-        std_time: Option<f64>,
+        /// The mean in seconds.
+        avg_time: f64,
+        /// The standard deviation in seconds.
+        std_time: f64,
         /// How long, in seconds.
         seconds: f64,
     },
@@ -359,18 +355,17 @@ impl Anomaly {
 
     fn measures(self) -> Vec<(&'static str, FactValue)> {
         let length = |length: Option<usize>| length.map(|length| ("content_length", int(length)));
-        let float = |name, value: Option<f64>| value.map(|value| (name, FactValue::Float(value)));
         match self {
             Self::Timeout { content_length } => length(content_length).into_iter().collect(),
             Self::Slow { content_length, seconds } => {
                 length(content_length).into_iter().chain([("execution_time", FactValue::Float(seconds))]).collect()
             }
-            Self::Statistical { z_score, avg_time, std_time, seconds } => [("z_score", FactValue::Float(z_score))]
-                .into_iter()
-                .chain(float("avg_time", avg_time))
-                .chain(float("std_time", std_time))
-                .chain([("execution_time", FactValue::Float(seconds))])
-                .collect(),
+            Self::Statistical { z_score, avg_time, std_time, seconds } => vec![
+                ("z_score", FactValue::Float(z_score)),
+                ("avg_time", FactValue::Float(avg_time)),
+                ("std_time", FactValue::Float(std_time)),
+                ("execution_time", FactValue::Float(seconds)),
+            ],
         }
     }
 }
@@ -396,29 +391,17 @@ pub fn anomaly(now: Timestamp, pattern: &str, anomaly: Anomaly) -> Event {
     Event { metadata, ..event(kind, now, "anomaly_detected", reason) }
 }
 
-/// Whoever was to hear of an anomaly failed.
+/// Whoever was to hear of an anomaly failed; `heard` is the type of the anomaly's event.
 #[must_use]
-pub fn callback_failed(now: Timestamp, error: &str, heard: Anomaly) -> Event {
+pub fn callback_failed(now: Timestamp, error: &str, heard: EventType) -> Event {
+    let kind = heard.name();
     Event {
         metadata: named([
             ("component", text(MONITOR)),
             ("correlation_id", FactValue::Null),
             ("callback_error", text(error)),
-            ("anomaly_type", text(heard.name())),
+            ("anomaly_type", text(kind.strip_prefix("pattern_anomaly_").unwrap_or(kind))),
         ]),
         ..event(EventType::DetectionEngineCallbackError, now, "logged", format!("Anomaly callback failed: {error}"))
-    }
-}
-
-/// A value could not be decoded.
-#[must_use]
-pub fn decoding_failed(now: Timestamp, error: &str, kind: &str) -> Event {
-    Event {
-        metadata: named([
-            ("component", text("ContentPreprocessor")),
-            ("error", text(error)),
-            ("error_type", text(kind)),
-        ]),
-        ..event(EventType::DecodingError, now, "decode_failed", format!("Decoding failed: {error}"))
     }
 }

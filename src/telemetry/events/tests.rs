@@ -1,9 +1,13 @@
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::*;
 use crate::model::check::Check;
 use crate::request::headers::Headers;
 use crate::request::{Body, Peer, Target, Tls};
+use crate::telemetry::buffer::{Buffer, Full};
+use crate::telemetry::bus::Outlets;
 
 /// A text that must appear nowhere.
 const SECRET: &str = "s3cr3t-geheim";
@@ -119,9 +123,13 @@ fn muted_types_are_not_told() {
     let facts = [EventType::RateLimited, EventType::IpBlocked].map(|kind| fact(kind, "middleware", Vec::new()));
     let kinds: Vec<EventType> = told(&rules, facts.into()).iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventType::IpBlocked]);
-    let change = system::RedisChange::Closed;
-    assert_eq!(rules.system(system::redis_connection(Timestamp(0.0), "redis://h", change)), None);
-    assert!(rules.system(system::script_reloaded(Timestamp(0.0))).is_some());
+    let bus = crate::telemetry::bus::Bus::default();
+    let queue = Buffer::new(9, 1, Full::DropNewest, Default::default());
+    drop(bus.replace(Arc::new(Outlets { rules, events: vec![queue.clone()], ..Outlets::default() })));
+    bus.system(system::redis_connection(Timestamp(0.0), "redis://h", system::RedisChange::Closed));
+    bus.system(system::script_reloaded(Timestamp(0.0)));
+    let kinds: Vec<EventType> = queue.take(9).iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EventType::RateLimitScriptReloaded]);
 }
 
 #[test]

@@ -55,16 +55,16 @@ fn any(value: &FactValue) -> Option<Any> {
 
 pub(super) fn traces(resource: &Resource, spans: &[Span]) -> ExportTraceServiceRequest {
     let span = |span: &Span| WireSpan {
-        trace_id: span.trace_id.to_vec(),
-        span_id: span.span_id.to_vec(),
+        trace_id: span.own.trace_id.to_bytes().to_vec(),
+        span_id: span.own.span_id.to_bytes().to_vec(),
         trace_state: span.state.clone(),
-        parent_span_id: span.parent_id.map(|id| id.to_vec()).unwrap_or_default(),
+        parent_span_id: span.parent_id.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
         name: "guard.decision".to_owned(),
         kind: SpanKind::Server.into(),
         start_time_unix_nano: nanos(span.start),
         end_time_unix_nano: nanos(span.end),
-        attributes: span.attributes.iter().filter_map(|(key, value)| Some(pair(key, any(value)?))).collect(),
-        status: span.is_failure.then(|| Status { code: StatusCode::Error.into(), ..Status::default() }),
+        attributes: span.attributes().filter_map(|(key, value)| Some(pair(key, any(&value)?))).collect(),
+        status: span.is_failure().then(|| Status { code: StatusCode::Error.into(), ..Status::default() }),
         flags: span_flags(span),
         ..WireSpan::default()
     };
@@ -77,7 +77,7 @@ pub(super) fn traces(resource: &Resource, spans: &[Span]) -> ExportTraceServiceR
 /// The flags of the trace; that the parent is known to be somebody else's, or that there is none.
 fn span_flags(span: &Span) -> u32 {
     let parent = if span.parent_id.is_some() { SpanFlags::ContextIsRemoteMask as u32 } else { 0 };
-    u32::from(span.is_sampled) | SpanFlags::ContextHasIsRemoteMask as u32 | parent
+    u32::from(span.flags.to_u8()) | SpanFlags::ContextHasIsRemoteMask as u32 | parent
 }
 
 pub(super) fn logs(resource: &Resource, events: &[std::sync::Arc<Event>]) -> ExportLogsServiceRequest {
@@ -104,8 +104,6 @@ fn record(event: &Event) -> LogRecord {
     let known = known.into_iter().filter_map(|(key, value)| Some(pair(key, value?)));
     let metadata =
         event.metadata.iter().filter_map(|(key, value)| Some(pair(&format!("guard.metadata.{key}"), any(value)?)));
-    let (trace, span) = event.trace.unwrap_or_default();
-    let is_known = event.trace.is_some();
     LogRecord {
         time_unix_nano: nanos(event.at),
         observed_time_unix_nano: nanos(event.at),
@@ -113,8 +111,8 @@ fn record(event: &Event) -> LogRecord {
         severity_text: "WARN".to_owned(),
         body: Some(AnyValue { value: Some(text(&event.reason)) }),
         attributes: known.chain(metadata).collect(),
-        trace_id: if is_known { trace.to_vec() } else { Vec::new() },
-        span_id: if is_known { span.to_vec() } else { Vec::new() },
+        trace_id: event.trace.map(|joined| joined.trace_id.to_bytes().to_vec()).unwrap_or_default(),
+        span_id: event.trace.map(|joined| joined.span_id.to_bytes().to_vec()).unwrap_or_default(),
         event_name: format!("guard.event.{}", event.kind.name()),
         ..LogRecord::default()
     }

@@ -1,28 +1,35 @@
 //! Bounds of messages and pauses.
 
-use super::*;
-use crate::model::decision::FactValue;
-use crate::model::time::Timestamp;
+use opentelemetry::trace::{SpanId, TraceFlags, TraceId};
 
-fn span(bytes: usize) -> Span {
+use super::*;
+use crate::model::time::Timestamp;
+use crate::telemetry::otel::span::{Answered, Asked, Joined};
+
+/// A span of somebody's request.
+pub(super) fn span(asked: Asked) -> Span {
     Span {
-        trace_id: [1; 16],
-        span_id: [2; 8],
+        own: Joined { trace_id: TraceId::from_bytes([1; 16]), span_id: SpanId::from_bytes([2; 8]) },
         parent_id: None,
         state: String::new(),
         start: Timestamp(1.0),
         end: Timestamp(2.0),
-        is_sampled: true,
-        is_failure: false,
-        attributes: vec![("user_agent.original", FactValue::Text("x".repeat(bytes)))],
+        flags: TraceFlags::SAMPLED,
+        asked,
+        answered: Answered::default(),
     }
+}
+
+/// A span that takes some more bytes than this.
+fn large(bytes: usize) -> Span {
+    Span { state: "x".repeat(bytes), ..span(Asked::default()) }
 }
 
 #[test]
 fn a_message_holds_no_more_than_receivers_take() {
     let queue = Buffer::new(100, 100, Full::DropNewest, Arc::default());
     let export = |spans: &[Span]| Export::Traces(encode::traces(&Resource::default(), spans));
-    let wait = |count: usize, bytes: usize| (0..count).for_each(|_| queue.push(span(bytes)));
+    let wait = |count: usize, bytes: usize| (0..count).for_each(|_| queue.push(large(bytes)));
 
     wait(8, 1000);
     let (_, sent) = fitting(&queue, queue.take(8), export);

@@ -1,12 +1,12 @@
-//! `on_block` and `on_error`: each payload by itself, to a webhook or, without one, into the log.
+//! `on_block` and `on_error`: each payload by itself, to a webhook or, without one, into the log. Here it becomes JSON.
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::model::message::Compose;
 use crate::telemetry::buffer::{Buffer, SinkName};
+use crate::telemetry::events::payload::Payload;
 use crate::telemetry::sinks::post::Poster;
 
 /// One hook.
@@ -23,7 +23,7 @@ impl Hook {
     }
 
     /// Sends until told to stop, and then what is left.
-    pub(super) async fn run(self, queue: Buffer<Arc<Value>>, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(self, queue: Buffer<Payload>, mut stop: watch::Receiver<bool>) {
         let mut complaints = Complaints::default();
         loop {
             let is_last = *stop.borrow();
@@ -47,13 +47,14 @@ impl Hook {
         }
     }
 
-    async fn send(&self, payload: &Value, queue: &Buffer<Arc<Value>>) -> Result<(), String> {
+    async fn send(&self, payload: &Payload, queue: &Buffer<Payload>) -> Result<(), String> {
+        let payload = payload.json();
         let message = match &self.message {
-            Some(message) => &message.compose(payload)?,
+            Some(message) => message.compose(&payload)?,
             None => payload,
         };
         match &self.poster {
-            Some(poster) => poster.post(message, || queue.tally().failed()).await.map_err(|error| error.to_string()),
+            Some(poster) => poster.post(&message, || queue.tally().failed()).await.map_err(|error| error.to_string()),
             None => {
                 let text = message.as_str().map_or_else(|| message.to_string(), str::to_owned);
                 tracing::warn!(target: "hook", hook = self.name.name(), "{}", text.replace(char::is_control, " "));

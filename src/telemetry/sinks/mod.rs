@@ -121,7 +121,7 @@ impl Sinks {
         }
         if let (Some(config), Some(client)) = (&plan.webhook, &client) {
             let capacity = usize::try_from(config.queue).unwrap_or(usize::MAX);
-            let queue = Buffer::new(capacity, 1, Full::DropOldest, tally(SinkName::Webhook));
+            let queue = Buffer::new(capacity, 1, Full::DropNewest, tally(SinkName::Webhook));
             outlets.events.push(queue.clone());
             let webhook = webhook::Webhook::new(config, client.clone(), plan.messages.webhook.clone());
             tasks.spawn(webhook.run(queue, Arc::clone(bus), stopped.clone()));
@@ -132,7 +132,7 @@ impl Sinks {
                 (Some(url), Some(client)) => Some(Poster::new(client.clone(), url, settings.secret.clone())),
                 (Some(_), None) | (None, _) => None,
             };
-            let queue = Buffer::new(HOOK_QUEUE, 1, Full::DropOldest, tally(name));
+            let queue = Buffer::new(HOOK_QUEUE, 1, Full::DropNewest, tally(name));
             tasks.spawn(hook::Hook::new(name, poster, message.clone()).run(queue.clone(), stopped.clone()));
             Some(queue)
         };

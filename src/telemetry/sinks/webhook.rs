@@ -6,13 +6,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::config::server::WebhookConfig;
+use crate::model::event::EventType;
 use crate::model::message::Compose;
 use crate::net::client::Client;
 use crate::telemetry::buffer::{Buffer, SinkName};
 use crate::telemetry::bus::Bus;
 use crate::telemetry::events::Event;
 use crate::telemetry::events::json::Style;
+use crate::telemetry::events::system;
 use crate::telemetry::sinks::hook::Complaints;
 use crate::telemetry::sinks::post::Poster;
 
@@ -59,7 +62,14 @@ impl Webhook {
                     break;
                 }
                 let underway = queue.tally().underway(events.len());
-                match self.send(&events, &queue).await {
+                let sent = match self.compose(&events) {
+                    Ok(message) => self.send(&message, &queue).await,
+                    Err(error) => {
+                        unheard(&events, &error, &bus);
+                        Err(error)
+                    }
+                };
+                match sent {
                     Ok(()) => {
                         underway.arrived();
                         complaints.forget(SinkName::Webhook);
@@ -76,12 +86,26 @@ impl Webhook {
         }
     }
 
-    async fn send(&self, events: &[Arc<Event>], queue: &Buffer<Arc<Event>>) -> Result<(), String> {
+    fn compose(&self, events: &[Arc<Event>]) -> Result<Value, String> {
         let events: Value = events.iter().map(|event| event.envelope(Style::Joined)).collect();
-        let message = match &self.message {
-            Some(message) => message.compose(&events)?,
-            None => json!({ "events": events }),
-        };
-        self.poster.post(&message, || queue.tally().failed()).await.map_err(|error| error.to_string())
+        match &self.message {
+            Some(message) => message.compose(&events),
+            None => Ok(json!({ "events": events })),
+        }
+    }
+
+    async fn send(&self, message: &Value, queue: &Buffer<Arc<Event>>) -> Result<(), String> {
+        self.poster.post(message, || queue.tally().failed()).await.map_err(|error| error.to_string())
+    }
+}
+
+/// The operator's expression was to hear of these and failed: of anomalies that is an event of its own, as it is where a
+/// callback of the application hears of them. What it says of other events is in the log and in `on_error`.
+fn unheard(events: &[Arc<Event>], error: &str, bus: &Bus) {
+    use EventType::{PatternAnomalySlowExecution, PatternAnomalyStatisticalAnomaly, PatternAnomalyTimeout};
+    const ANOMALIES: [EventType; 3] =
+        [PatternAnomalyTimeout, PatternAnomalySlowExecution, PatternAnomalyStatisticalAnomaly];
+    for event in events.iter().filter(|event| ANOMALIES.contains(&event.kind)) {
+        bus.system(system::callback_failed(clock::now(), error, event.kind));
     }
 }

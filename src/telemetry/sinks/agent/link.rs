@@ -161,12 +161,13 @@ impl Link {
 
     async fn send(&mut self, path: &str, body: &[u8], attempts: u32) -> Sent {
         let mut last = String::new();
+        let parcel = Parcel::of(&self.settings, path, body);
         for attempt in 0..attempts {
             if self.is_open() {
                 return Sent::Kept("too many failures; the server is left alone for a while".to_owned());
             }
             self.wait_for_turn().await;
-            let (wait, is_failure, why) = match self.attempt(path, body).await {
+            let (wait, is_failure, why) = match self.attempt(&parcel).await {
                 Ok(answer) => match meaning(&answer) {
                     Meaning::End(sent) => {
                         self.breaker.note(false, clock::instant());
@@ -200,18 +201,35 @@ impl Link {
         self.recent.push_back(clock::instant());
     }
 
-    async fn attempt(&self, path: &str, body: &[u8]) -> Result<Response, String> {
+    async fn attempt(&self, parcel: &Parcel<'_>) -> Result<Response, String> {
         let settings = &self.settings;
-        let signature = settings.signing.as_ref().map(|key| format!("v1={}", hex(hmac::sign(key, body).as_ref())));
-        let compressed = settings.compress_from.filter(|from| *from <= body.len()).and_then(|_| gzip(body));
         let own = settings.identity.headers();
         let mut headers: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        headers.extend(signature.as_deref().map(|signature| ("x-payload-signature", signature)));
-        headers.extend(compressed.as_ref().map(|_| ("content-encoding", "gzip")));
-        let url = settings.identity.url(path);
-        let sent = compressed.as_deref().unwrap_or(body);
-        let request = Request { headers: &headers, timeout: settings.timeout, ..Request::post(&url, sent) };
+        headers.extend(parcel.signature.as_deref().map(|signature| ("x-payload-signature", signature)));
+        headers.extend(parcel.compressed.as_ref().map(|_| ("content-encoding", "gzip")));
+        let sent = parcel.compressed.as_deref().unwrap_or(parcel.body);
+        let request = Request { headers: &headers, timeout: settings.timeout, ..Request::post(&parcel.url, sent) };
         self.client.send(&request).await.map_err(|error| error.to_string())
+    }
+}
+
+/// A body as it goes over the wire: signed and compressed once, however often it is sent.
+#[derive(Debug)]
+struct Parcel<'b> {
+    url: String,
+    body: &'b [u8],
+    signature: Option<String>,
+    compressed: Option<Vec<u8>>,
+}
+
+impl<'b> Parcel<'b> {
+    fn of(settings: &Settings, path: &str, body: &'b [u8]) -> Self {
+        Self {
+            url: settings.identity.url(path),
+            body,
+            signature: settings.signing.as_ref().map(|key| format!("v1={}", hex(hmac::sign(key, body).as_ref()))),
+            compressed: settings.compress_from.filter(|from| *from <= body.len()).and_then(|_| gzip(body)),
+        }
     }
 }
 
