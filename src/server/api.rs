@@ -23,6 +23,7 @@ use crate::server::gate::Gate;
 use crate::server::log;
 use crate::server::openapi;
 use crate::server::problem::Problem;
+use crate::server::report;
 use crate::state::{Backend, Ban, Patterns, Question, State as _, StateError};
 use crate::telemetry::events::Event;
 use crate::telemetry::events::system::{self, PatternChange};
@@ -95,6 +96,7 @@ pub fn routes<C: Control>(control: Arc<C>, gate: Arc<Gate>) -> Router {
         .route("/api/v1/addresses/{address}", get(why::<C>))
         .route("/api/v1/decisions", get(decisions::list::<C>))
         .route("/api/v1/decisions/{id}", get(decisions::one::<C>))
+        .route("/api/v1/events", post(report::take::<C>))
         .route("/api/v1/limits", get(busiest::<C>).delete(reset_limits::<C>))
         .route("/api/v1/log", get(log::show::<C>).put(log::set::<C>).delete(log::reset::<C>))
         .route("/api/v1/patterns", get(patterns::<C>).post(add_pattern::<C>).delete(remove_pattern::<C>))

@@ -14,6 +14,7 @@ pub mod listen;
 mod log;
 pub mod openapi;
 pub mod problem;
+mod report;
 pub mod service;
 pub mod tls;
 pub mod worker;

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::server::api::{BAN_SECONDS, IMPORT_MAX, PAGE_DEFAULT, PAGE_MAX};
+use crate::server::report::TEXT_BYTES_MAX;
 use crate::state::{PATTERN_BYTES_MAX, REASON_BYTES_MAX};
 use crate::telemetry::levels::{FILTER_BYTES_MAX, SECONDS_DEFAULT, SECONDS_MAX};
 
@@ -325,7 +326,21 @@ fn others() -> Vec<(&'static str, Value)> {
     let filter = json!({ "type": "object", "additionalProperties": false, "required": ["filter"], "properties": {
         "filter": { "type": "string", "minLength": 1, "maxLength": FILTER_BYTES_MAX },
         "seconds": { "type": ["integer", "null"], "minimum": 1, "maximum": SECONDS_MAX, "default": SECONDS_DEFAULT } } });
+    let text = || json!({ "type": "string", "maxLength": TEXT_BYTES_MAX });
+    let report = json!({ "type": "object", "required": ["event_type", "client"], "properties": {
+        "event_type": { "enum": ["access_denied", "authentication_failed", "country_blocked"] },
+        "client": { "type": "string", "description": "the client's address" },
+        "reason": text(), "method": text(), "path": text(),
+        "decorator_type": text(), "violation_type": text(), "auth_type": text(),
+        "country": { "type": "string", "minLength": 2, "maxLength": 2 },
+        "list": { "enum": ["whitelist", "blacklist"] } } });
+    let reported = operation(
+        "reportEvent",
+        "tell what the application refused by itself as a security event",
+        object(json!({ "event_type": { "type": "string" }, "idempotency_key": { "type": "string" } })),
+    );
     vec![
+        ("/api/v1/events", json!({ "post": with(reported, "requestBody", body(report)) })),
         (
             "/api/v1/patterns",
             json!({ "get": list, "post": with(add, "requestBody", given(json!({}))), "delete": remove }),

@@ -1,40 +1,65 @@
-//! guard-core's event cases: the envelope of every type of event, as a receiver gets it.
+//! guard-core's event cases: the envelope of every type of event, as a receiver gets it, each caused by what causes it.
 //!
-//! Events of requests come out of `decide`; those of the service come from the functions that make them. Whatever a case
-//! leaves out is not compared, and the text of a pattern is ours.
+//! What requests cause comes out of `decide` and the bus, in this process; what the service does comes out of a running
+//! service, its API, its files and its Redis. Whatever a case leaves out is not compared, and the text of a pattern is ours.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use envoy_guard::config::Config;
 use envoy_guard::config::exclusions::Profile;
 use envoy_guard::config::security::SecurityConfig;
 use envoy_guard::detect::Unmetered;
+use envoy_guard::detect::monitor::{Monitor, Sample};
 use envoy_guard::engine::decide;
 use envoy_guard::engine::policy::{Feeds, Policy};
 use envoy_guard::model::addr::{Client, IpEntry};
 use envoy_guard::model::category::CategorySet;
-use envoy_guard::model::check::Check;
-use envoy_guard::model::decision::{Decision, Fact, FactValue};
 use envoy_guard::model::event::EventType;
+use envoy_guard::model::message::Compose;
 use envoy_guard::model::place::{CloudRanges, Provider};
 use envoy_guard::model::time::{Timestamp, Window};
 use envoy_guard::request::headers::Headers;
 use envoy_guard::request::{Body, Request};
 use envoy_guard::state::memory::Memory;
 use envoy_guard::state::{Answer, BanPage, Mark, Question, State, StateError, Suspicion, Track};
+use envoy_guard::telemetry::Recorder;
 use envoy_guard::telemetry::buffer::{Buffer, Full};
 use envoy_guard::telemetry::bus::{Bus, Outlets};
 use envoy_guard::telemetry::events::json::Style;
-use envoy_guard::telemetry::events::system::{
-    self, CountryList, CspReport, PatternChange, RedisChange, RedisFailure, RuleEffects, RuleIdentity,
-};
 use envoy_guard::telemetry::events::{Event, EventRules, Happening};
+use envoy_guard::telemetry::metrics::Metrics;
+use envoy_guard::telemetry::sinks::{Composers, Plan, Sinks};
 use serde_json::{Value, json};
 
 use crate::pipeline::{START, blank, policy_with};
+use crate::redis_servers::{Server, eventually};
+use crate::replicas::Replica;
+use crate::stack::Call;
 
 /// Types that only a case of their own tells.
 const APART: [&str; 2] = ["pattern_detected", "security_headers_applied"];
+
+/// How the cases come about that no request causes: at the service itself.
+const AT_THE_SERVICE: [(&str, &str); 11] = [
+    ("ban_ip", "PUT /api/v1/bans/ADDRESS"),
+    ("unban_ip", "DELETE /api/v1/bans/ADDRESS"),
+    ("dynamic_rules", "a document in data.dynamic_rules"),
+    ("add_pattern", "POST /api/v1/patterns"),
+    ("remove_pattern", "DELETE /api/v1/patterns"),
+    ("decorator_event", "POST /api/v1/events, by the application"),
+    ("geo_country_stub", "POST /api/v1/events, by the application"),
+    ("geo_download_failure", "data.geo_url where nobody listens"),
+    ("rate_limit_script_reload", "SCRIPT FLUSH at Redis"),
+    ("redis_connect", "the first connection to Redis"),
+    ("redis_connect_error", "Redis killed"),
+];
+
+fn is_at_the_service(case: &Value) -> bool {
+    let calls = case["drives"].as_array().unwrap().iter().map(|drive| &drive["call"]);
+    calls.into_iter().any(|call| AT_THE_SERVICE.iter().any(|(known, _)| call == known))
+}
 
 fn cases() -> Vec<Value> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".cache/conformance/event_stream.json");
@@ -47,7 +72,7 @@ fn cases() -> Vec<Value> {
 #[test]
 fn every_event_has_the_envelope_of_the_reference() {
     let (mut differences, mut held) = (Vec::new(), 0);
-    for case in cases().iter().filter(|case| case["xfail"] != true) {
+    for case in cases().iter().filter(|case| case["xfail"] != true && !is_at_the_service(case)) {
         let before = differences.len();
         let expected = case["expected"].as_array().unwrap();
         let mut found = drive(case);
@@ -65,7 +90,20 @@ fn every_event_has_the_envelope_of_the_reference() {
         held += usize::from(before == differences.len());
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
-    assert_eq!(held, 38);
+    let at_the_service = cases().iter().filter(|case| is_at_the_service(case)).count();
+    assert_eq!((held, at_the_service), (25, 13), "38 and the one that guard-core cannot cause either");
+}
+
+#[test]
+fn every_type_but_one_is_caused_by_some_case() {
+    let cases = cases();
+    let told: Vec<&str> = cases
+        .iter()
+        .flat_map(|case| case["expected"].as_array().unwrap())
+        .filter_map(|event| event["event_type"].as_str())
+        .collect();
+    let untold: Vec<&str> = EventType::ALL.iter().map(|kind| kind.name()).filter(|kind| !told.contains(kind)).collect();
+    assert_eq!(untold, ["decoding_error"], "no text makes decoding fail, here or there");
 }
 
 /// Names the keys of `expected` whose values differ.
@@ -77,14 +115,11 @@ fn differ(place: &str, expected: &Value, found: &Value, out: &mut Vec<String>) {
         }
         return;
     }
-    // Our rows have texts of their own, and a rule of ours is an expression without a name.
-    let is_ours = place.ends_with(".pattern_matched") || place.ends_with("check_function");
+    // Our rows have texts of their own, a rule of ours is an expression without a name, an endpoint is no Python function,
+    // and Redis listens elsewhere.
+    let is_ours = [".pattern_matched", "check_function", ".metadata.redis_url"].iter().any(|end| place.ends_with(end))
+        || place.contains("behavioral") && place.ends_with(".metadata.endpoint");
     let is_row = place.contains("pattern_detected_xss") && place.ends_with(".pattern");
-    const PATTERN: &str = "Value matched pattern '";
-    let comparable = |value: &Value| match value.as_str().and_then(|text| text.find(PATTERN).map(|at| (text, at))) {
-        Some((text, at)) => Value::from(&text[..at + PATTERN.len()]),
-        None => value.clone(),
-    };
     // The cases' server has no path, and a preview here is what matched, not all around it.
     let is_part = match (expected.as_str(), found.as_str()) {
         (Some(expected), Some(found)) if place.ends_with(".redirect_url") => {
@@ -105,6 +140,22 @@ fn differ(place: &str, expected: &Value, found: &Value, out: &mut Vec<String>) {
     } else if comparable(expected) != comparable(found) {
         out.push(format!("{place}: expected {expected}, found {found}"));
     }
+}
+
+/// A text up to where it quotes what is somebody's own; a number as the cases round it.
+fn comparable(value: &Value) -> Value {
+    const QUOTES: [&str; 4] = [
+        "Value matched pattern '",
+        "Behavioral rule violated: ",
+        "Redis connection failed: ",
+        "Failed to download IPInfo database: ",
+    ];
+    if let Some(number) = value.as_f64().filter(|_| value.is_f64()) {
+        return json!((number * 1e6).round() / 1e6);
+    }
+    let Some(text) = value.as_str() else { return value.clone() };
+    let cut = QUOTES.iter().find_map(|start| Some(text.find(start)? + start.len()));
+    cut.map_or_else(|| value.clone(), |end| Value::from(&text[..end]))
 }
 
 /// State whose bans fail.
@@ -168,9 +219,19 @@ impl State for Faulty {
 struct Drive {
     policy: Policy,
     state: Faulty,
-    rules: EventRules,
-    patterns: usize,
+    bus: Arc<Bus>,
+    told: Buffer<Arc<Event>>,
     found: Vec<Value>,
+}
+
+/// Where an operator's expression fails.
+#[derive(Debug)]
+struct Failing;
+
+impl Compose for Failing {
+    fn compose(&self, _: &Value) -> Result<Value, String> {
+        Err("corpus injected callback failure".to_owned())
+    }
 }
 
 fn drive(case: &Value) -> Vec<Value> {
@@ -181,17 +242,31 @@ fn drive(case: &Value) -> Vec<Value> {
         case["config"]["custom_request_check"] = json!("{'status': 418, 'body': 'no'}");
     }
     let mut cloud = CloudRanges::default();
-    for stub in drives.iter().filter(|drive| drive["call"] == "cloud_stub") {
-        let provider = Provider::named(stub["provider"].as_str().unwrap()).unwrap();
-        cloud.insert(provider, stub["network"].as_str().unwrap().parse().unwrap(), None);
+    for drive in &drives {
+        match drive["call"].as_str() {
+            Some("cloud_stub") => {
+                let provider = Provider::named(drive["provider"].as_str().unwrap()).unwrap();
+                cloud.insert(provider, drive["network"].as_str().unwrap().parse().unwrap(), None);
+            }
+            Some("behavior_action") => {
+                let mut rule = drive["rule"].clone();
+                rule["action"] = json!("log");
+                case["config"]["global_behavior_rules"] = json!([rule]);
+            }
+            Some("csp_report") => case["responses"] = json!({"csp_report_paths": ["/csp"]}),
+            _ => {}
+        }
     }
     let is_faulty = drives.iter().any(|drive| drive["call"] == "ipban_fault");
     let feeds = Feeds { cloud: Arc::new(cloud), ..Feeds::default() };
+    let (bus, told) = (Arc::new(Bus::default()), Buffer::new(100, 1, Full::DropNewest, Arc::default()));
+    let rules = EventRules::new(&SecurityConfig::default());
+    drop(bus.replace(Arc::new(Outlets { rules, events: vec![told.clone()], ..Outlets::default() })));
     let mut run = Drive {
         policy: policy_with(&case, Profile::Balanced, feeds),
         state: Faulty(Memory::new(1000), is_faulty),
-        rules: EventRules::new(&SecurityConfig::default()),
-        patterns: 0,
+        bus,
+        told,
         found: Vec::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -202,81 +277,42 @@ fn drive(case: &Value) -> Vec<Value> {
 }
 
 impl Drive {
-    fn tell(&mut self, event: Event) {
-        let event = self.rules.system(event).unwrap();
-        self.found.push(event.envelope(Style::Spaced));
-    }
-
     async fn step(&mut self, drive: &Value, now: Timestamp) {
-        let text = |field: &str| drive[field].as_str().unwrap_or_default().to_owned();
-        let ip = text("ip");
         match drive["call"].as_str().unwrap_or("request") {
-            "request" | "path_excluded" | "bypass" | "headers_applied" | "detect" => self.request(drive, now).await,
+            "request" | "path_excluded" | "bypass" | "headers_applied" => self.request(drive, now).await,
             "cloud_stub" | "ipban_fault" => {}
-            "ban_ip" => {
-                self.state.ban(ip.parse().unwrap(), Window::new(3600).unwrap(), "x", now).await.unwrap();
-                self.tell(system::ip_banned(now, &ip, &text("reason"), 3600));
-            }
-            "unban_ip" => {
-                assert!(self.state.unban(ip.parse().unwrap(), now).await.unwrap());
-                self.tell(system::ip_unbanned(now, &ip));
+            "detect" => {
+                self.request(drive, now).await;
+                self.keep_only("pattern_detected");
             }
             "behavior_action" => {
-                let rule = &drive["rule"];
-                let fact = Fact {
-                    event: EventType::BehavioralViolation,
-                    action: "log".into(),
-                    check: Check::SuspiciousActivity,
-                    reason: format!("Behavioral rule violated: {}", text("details")),
-                    metadata: vec![
-                        ("endpoint", FactValue::Text("corpus.endpoint".to_owned())),
-                        ("rule_type", FactValue::Text(rule["rule_type"].as_str().unwrap().to_owned())),
-                        ("threshold", FactValue::Int(rule["threshold"].as_i64().unwrap())),
-                        ("window", FactValue::Int(rule["window"].as_i64().unwrap())),
-                    ],
-                    handler: "behavior",
-                };
-                self.fact(fact, &ip, now);
+                for _ in 0..=drive["rule"]["threshold"].as_u64().unwrap() {
+                    self.request(drive, now).await;
+                }
+                self.keep_only("behavioral_violation");
             }
-            "decorator_event" => self.decorator(drive, now),
-            "dynamic_rules" => self.dynamic_rules(&drive["rules"], now),
-            "geo_country_stub" => {
-                self.tell(system::country_blocked(now, &ip, &text("country"), CountryList::Blacklist));
-            }
-            "geo_download_failure" => self.tell(system::geo_download_failed(now, "RuntimeError")),
             "csp_report" => {
-                let report = &drive["report"]["csp-report"];
-                let field = |name: &str| report[name].as_str();
-                self.tell(system::csp_violation(
-                    now,
-                    CspReport {
-                        document_uri: field("document-uri"),
-                        violated_directive: field("violated-directive"),
-                        blocked_uri: field("blocked-uri"),
-                        ..CspReport::default()
-                    },
-                ));
+                let report = json!({
+                    "client_ip": "203.0.113.10",
+                    "method": "POST",
+                    "url_path": "/csp",
+                    "headers": {"Content-Type": "application/csp-report"},
+                    "body": drive["report"].to_string(),
+                });
+                self.request(&report, now).await;
             }
-            "add_pattern" => {
-                self.patterns += 1;
-                self.tell(system::pattern_changed(now, &text("pattern"), PatternChange::Added, self.patterns));
-            }
-            "remove_pattern" => {
-                self.tell(system::pattern_changed(now, &text("pattern"), PatternChange::Removed, 0));
-            }
-            "rate_limit_script_reload" => self.tell(system::script_reloaded(now)),
-            "redis_connect" => {
-                self.tell(system::redis_connection(now, "redis://localhost:6379/0", RedisChange::Established));
-            }
-            "redis_connect_error" => {
-                let error = "Error Multiple exceptions: [Errno 61] Connect call failed ('::1', 59999, 0, 0), \
-                             [Errno 61] Connect call failed ('127.0.0.1', 59999) connecting to localhost:59999.";
-                let url = "redis://localhost:59999/0";
-                self.tell(system::redis_error(now, url, RedisFailure::Connection, error));
-            }
-            "monitor_anomaly" | "monitor_callback_fault" => self.monitor(drive, now),
+            "monitor_anomaly" | "monitor_callback_fault" => self.monitor(drive, now).await,
             other => panic!("unknown call {other}"),
         }
+    }
+
+    fn keep_only(&mut self, kind: &str) {
+        self.found.retain(|event| event["event_type"] == kind);
+    }
+
+    /// Takes in what was told.
+    fn listen(&mut self) {
+        self.found.extend(self.told.take(100).iter().map(|event| event.envelope(Style::Spaced)));
     }
 
     async fn request(&mut self, drive: &Value, now: Timestamp) {
@@ -307,116 +343,197 @@ impl Drive {
             ..blank()
         };
         let decision = decide(&self.policy, &self.state, &request, now, &Unmetered).await;
-        let client = self.policy.client(&request);
-        let happening = Happening {
-            request: &request,
-            decision: &decision,
-            client,
-            took: std::time::Duration::from_millis(2),
-            now,
-        };
-        let queue = Buffer::new(100, 1, Full::DropNewest, Arc::default());
-        let bus = Bus::default();
-        let rules = EventRules::new(&SecurityConfig::default());
-        drop(bus.replace(Arc::new(Outlets { rules, events: vec![queue.clone()], ..Outlets::default() })));
-        bus.decided(&happening);
-        let told = queue.take(100);
-        for event in &told {
-            assert!(matches!(event.response_time, None | Some(0.002)), "{event:?}");
+        let (client, took) = (self.policy.client(&request), Duration::from_millis(2));
+        self.bus.decided(&Happening { request: &request, decision: &decision, client, took, now });
+        drop(decision);
+        let before = self.found.len();
+        self.listen();
+        for event in &self.found[before..] {
+            assert!(event["response_time"].is_null() || event["response_time"] == 0.002, "{event}");
         }
-        let only = match drive["call"].as_str() {
-            Some("detect") => Some(EventType::PatternDetected),
-            _ => None,
-        };
-        let told = told.iter().filter(|event| only.is_none_or(|only| event.kind == only));
-        self.found.extend(told.map(|event| event.envelope(Style::Spaced)));
     }
 
-    /// A fact that no check here records: its envelope all the same.
-    fn fact(&mut self, fact: Fact, ip: &str, now: Timestamp) {
-        let request = Request { target: "/api".into(), peer: ip.into(), ..blank() };
-        let decision = Decision { facts: [fact].into_iter().collect(), ..Decision::allow() };
-        let happening = Happening {
-            request: &request,
-            decision: &decision,
-            client: self.policy.client(&request),
-            took: std::time::Duration::ZERO,
-            now,
-        };
-        let events: Vec<Value> = self.rules.of(&happening).map(|event| event.envelope(Style::Spaced)).collect();
-        self.found.extend(events);
-    }
-
-    fn decorator(&mut self, drive: &Value, now: Timestamp) {
-        let given = |name: &str| drive["kwargs"][name].as_str().map(str::to_owned);
-        let text = |text: String| FactValue::Text(text);
-        let (event, metadata) = match drive["send"].as_str().unwrap() {
-            "send_access_denied_event" => (
-                EventType::AccessDenied,
-                vec![
-                    ("decorator_type", text(given("decorator_type").unwrap())),
-                    ("violation_type", text(given("violation_type").unwrap())),
-                ],
-            ),
-            _ => (
-                EventType::AuthenticationFailed,
-                vec![
-                    ("decorator_type", text("authentication".to_owned())),
-                    ("auth_type", text(given("auth_type").unwrap())),
-                ],
-            ),
-        };
-        let fact = Fact {
-            event,
-            action: "blocked".into(),
-            check: Check::RouteConfig,
-            reason: given("reason").unwrap(),
-            metadata,
-            handler: "middleware",
-        };
-        self.fact(fact, drive["client_ip"].as_str().unwrap(), now);
-    }
-
-    fn dynamic_rules(&mut self, rules: &Value, now: Timestamp) {
-        let identity =
-            RuleIdentity { id: rules["rule_id"].as_str().unwrap(), version: rules["version"].as_i64().unwrap() };
-        let is_locked = rules["emergency_mode"] == true;
-        self.tell(system::rules_received(now, identity, 0));
-        if is_locked {
-            let whitelist = rules["emergency_whitelist"].as_array().unwrap();
-            let whitelist: Vec<String> = whitelist.iter().map(|entry| entry.as_str().unwrap().to_owned()).collect();
-            self.tell(system::emergency_activated(now, &whitelist));
+    /// Runs of a pattern that the monitor finds remarkable, in a request of 128 bytes.
+    async fn monitor(&mut self, drive: &Value, now: Timestamp) {
+        let mut security = SecurityConfig::default();
+        for (name, setting) in [
+            ("anomaly_threshold", &mut security.detection_anomaly_threshold),
+            ("slow_pattern_threshold", &mut security.detection_slow_pattern_threshold),
+        ] {
+            *setting = drive[name].as_f64().unwrap_or(*setting);
         }
-        let effects = RuleEffects { emergency_mode: is_locked, ..RuleEffects::default() };
-        self.tell(system::rules_applied(now, identity, effects));
+        security.detection_min_samples_for_anomaly = drive["min_samples_for_anomaly"]
+            .as_u64()
+            .map_or(security.detection_min_samples_for_anomaly, |samples| u32::try_from(samples).unwrap());
+        let is_callback = drive["call"] == "monitor_callback_fault";
+        let sinks = if is_callback { Some(self.webhook()) } else { None };
+        let body = [b'x'; 124];
+        let request = Request { target: "/api".into(), body: Body::Complete(&body), ..blank() };
+        let recorder = Recorder::new(&Metrics::new("1"), Arc::clone(&self.bus), Arc::default());
+        let mut monitor = Monitor::new(&security);
+        let alone = vec![drive.clone()];
+        for sample in drive["samples"].as_array().unwrap_or(&alone) {
+            let sample = Sample {
+                name: sample["pattern"].as_str().unwrap(),
+                seconds: sample["execution_time"].as_f64().unwrap(),
+                matched: false,
+                timed_out: sample["timeout"] == true,
+            };
+            monitor.record(&sample, now).iter().for_each(|found| recorder.anomaly(found, &request));
+        }
+        if let Some(sinks) = sinks {
+            sinks.drain().await;
+        }
+        self.listen();
     }
 
-    fn monitor(&mut self, drive: &Value, now: Timestamp) {
-        use envoy_guard::telemetry::events::system::Anomaly;
-        let samples = drive["samples"].as_array();
-        let last = samples.and_then(|samples| samples.last()).unwrap_or(drive);
-        let (pattern, seconds) = (last["pattern"].as_str().unwrap(), last["execution_time"].as_f64().unwrap());
-        let times: Vec<f64> =
-            samples.into_iter().flatten().map(|sample| sample["execution_time"].as_f64().unwrap()).collect();
-        let anomaly = if last["timeout"] == true {
-            Anomaly::Timeout { content_length: Some(128) }
-        } else if times.len() < 2 {
-            Anomaly::Slow { content_length: Some(128), seconds }
-        } else {
-            let mean = times.iter().sum::<f64>() / times.len() as f64;
-            let squares: f64 = times.iter().map(|time| (time - mean).powi(2)).sum();
-            let deviation = (squares / (times.len() - 1) as f64).sqrt();
-            let rounded = |number: f64| (number * 1e6).round() / 1e6;
-            Anomaly::Statistical {
-                z_score: rounded((seconds - mean) / deviation),
-                avg_time: Some(rounded(mean)),
-                std_time: Some(rounded(deviation)),
-                seconds,
-            }
+    /// A webhook whose message cannot be made, beside our own ears.
+    fn webhook(&self) -> Sinks {
+        let mut config = Config::default();
+        config.telemetry.webhook = Some(serde_json::from_value(json!({"url": "http://127.0.0.1:9/"})).unwrap());
+        let messages = Composers { webhook: Some(Arc::new(Failing)), ..Composers::default() };
+        let plan = Plan::new(&config, messages);
+        let sinks = Sinks::start(&plan, &self.bus, &Arc::new(Metrics::new("1"))).unwrap();
+        let started = self.bus.replace(Arc::default());
+        let events = started.events.iter().cloned().chain([self.told.clone()]).collect();
+        drop(self.bus.replace(Arc::new(Outlets { events, ..Outlets::default() })));
+        sinks
+    }
+}
+
+/// What a service has told so far.
+fn told(replica: &Replica) -> Vec<Value> {
+    let log = replica.process.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines
+        .filter(|line| line["target"] == "event")
+        .map(|line| serde_json::from_str(line["envelope"].as_str().unwrap()).unwrap())
+        .collect()
+}
+
+/// Waits until the service told everything that a case expects, in its envelope.
+fn wait_for(replica: &Replica, case: &Value) {
+    let id = case["id"].as_str().unwrap();
+    for expected in case["expected"].as_array().unwrap() {
+        let differences = |found: &Value| {
+            let mut out = Vec::new();
+            differ(id, expected, found, &mut out);
+            out
         };
-        self.tell(system::anomaly(now, pattern, anomaly));
-        if drive["call"] == "monitor_callback_fault" {
-            self.tell(system::callback_failed(now, "corpus injected callback failure", anomaly));
+        let kind = &expected["event_type"];
+        eventually(&format!("{id}: {kind} as {expected}"), || {
+            told(replica).iter().any(|event| event["event_type"] == *kind && differences(event).is_empty())
+        });
+    }
+}
+
+/// A document in the file that the service watches.
+fn rules_of(case: &Value) -> String {
+    let drives = case["drives"].as_array().unwrap();
+    drives.iter().find_map(|drive| drive.get("rules")).unwrap().to_string()
+}
+
+#[tokio::test]
+async fn what_the_service_does_has_the_envelope_of_the_reference() {
+    let cases = cases();
+    let case = |id: &str| cases.iter().find(|case| case["id"] == id).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let settings = |name: &str| {
+        let file = folder.path().join(format!("{name}.json"));
+        let rest = format!(
+            "data: {{ dynamic_rules: {}, geo_url: \"http://127.0.0.1:9/geo\" }}\ntelemetry: {{ log_events: INFO }}",
+            file.display()
+        );
+        (file, rest)
+    };
+    let write = |file: &PathBuf, text: String| {
+        let part = file.with_extension("part");
+        std::fs::write(&part, text).unwrap();
+        std::fs::rename(&part, file).unwrap();
+    };
+    let security = "log_format: json\nlazy_init: true\nrate_limit: 1000\nipinfo_token: corpus";
+    let mut server = Server::start(&[]);
+    let (file, rest) = settings("one");
+    let one = Replica::start(&server, security, &rest).await;
+    let call = |call: Call| {
+        let answer = call.send(one.admin);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let json = "application/json";
+    let ban = |ip: &str| {
+        let sentence = r#"{"seconds": 3600, "reason": "corpus_ban"}"#;
+        call(Call::new("PUT", &format!("/api/v1/bans/{ip}")).body(json, sentence));
+    };
+
+    wait_for(&one, case("evt_redis_connection_established"));
+    ban("203.0.113.12");
+    assert_eq!(one.check("203.0.113.12", "/api").await, 403);
+    wait_for(&one, case("evt_ip_banned_then_blocked"));
+    ban("203.0.113.14");
+    call(Call::new("DELETE", "/api/v1/bans/203.0.113.14"));
+    wait_for(&one, case("evt_ip_unbanned"));
+    call(Call::new("POST", "/api/v1/patterns").body(json, r#"{"pattern": "corpuspattern-[a-z]+"}"#));
+    wait_for(&one, case("evt_pattern_added_custom"));
+    call(Call::new("DELETE", "/api/v1/patterns?pattern=corpuspattern-%5Ba-z%5D%2B"));
+    wait_for(&one, case("evt_pattern_removed_custom"));
+    for (id, report) in [
+        (
+            "evt_access_denied_decorator",
+            json!({"event_type": "access_denied", "client": "203.0.113.10", "method": "GET", "path": "/api",
+                   "reason": "corpus access denied", "violation_type": "corpus"}),
+        ),
+        (
+            "evt_authentication_failed_decorator",
+            json!({"event_type": "authentication_failed", "client": "203.0.113.10", "method": "GET", "path": "/api",
+                   "reason": "corpus auth failed", "auth_type": "bearer"}),
+        ),
+        (
+            "evt_country_blocked_geo",
+            json!({"event_type": "country_blocked", "client": "198.51.100.9", "country": "cn", "list": "blacklist"}),
+        ),
+    ] {
+        call(Call::new("POST", "/api/v1/events").body(json, report.to_string()));
+        wait_for(&one, case(id));
+    }
+    wait_for(&one, case("evt_geo_lookup_failed_download"));
+    write(&file, rules_of(case("evt_dynamic_rules_update_apply")));
+    wait_for(&one, case("evt_dynamic_rules_update_apply"));
+
+    // The first rules that this one hears of.
+    drop(server.cli(&["flushall"]));
+    let (file, rest) = settings("other");
+    write(&file, rules_of(case("evt_emergency_mode_activated")));
+    let other = Replica::start(&server, security, &rest).await;
+    wait_for(&other, case("evt_emergency_mode_activated"));
+    drop(other);
+
+    drop(server.cli(&["script", "flush"]));
+    assert_eq!(one.check("203.0.113.16", "/api").await, 200);
+    wait_for(&one, case("evt_rate_limit_script_reloaded"));
+    server.kill();
+    wait_for(&one, case("evt_redis_error_connection_failed"));
+}
+
+#[test]
+fn the_table_of_causes_names_every_call_that_no_request_makes() {
+    let in_process = [
+        "request",
+        "path_excluded",
+        "bypass",
+        "headers_applied",
+        "cloud_stub",
+        "ipban_fault",
+        "detect",
+        "behavior_action",
+        "csp_report",
+        "monitor_anomaly",
+        "monitor_callback_fault",
+    ];
+    for case in cases() {
+        for drive in case["drives"].as_array().unwrap() {
+            let call = drive["call"].as_str().unwrap_or("request");
+            let at_the_service = AT_THE_SERVICE.iter().any(|(known, how)| *known == call && !how.is_empty());
+            assert!(in_process.contains(&call) != at_the_service, "{call}");
         }
     }
 }

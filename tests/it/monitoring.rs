@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use envoy_guard::model::category::Category;
 use envoy_guard::model::check::Check;
@@ -12,6 +12,7 @@ use envoy_guard::model::stage::Stage;
 use envoy_guard::telemetry::buffer::SinkName;
 use serde_json::Value;
 
+use crate::certificates::Authority;
 use crate::receivers::Receivers;
 use crate::redis_servers::Server;
 use crate::stack::{Call, Process, Stack, free_port, policy};
@@ -19,10 +20,6 @@ use crate::stack::{Call, Process, Stack, free_port, policy};
 const DOCS: &str = include_str!("../../docs/observability.md");
 const ALERTS: &str = include_str!("../../helm/envoy-guard/rules/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../helm/envoy-guard/dashboards/overview.json");
-
-/// Series that need TLS on a port; the tests of TLS count them.
-const TLS: [&str; 4] =
-    ["tls_handshakes", "tls_certificate_expires", "admin_tls_handshakes", "admin_tls_certificate_expires"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -93,7 +90,7 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
     Some(match label {
         "category" => (0..Category::COUNT).filter_map(Category::at).map(Category::name).collect(),
         "check" => Check::ALL.iter().map(|check| check.name()).chain(around.split(' ')).collect(),
-        "end" => words("answered refused failed broken idle"),
+        "end" => words("answered refused failed broken idle delayed"),
         "event" => EventType::ALL.iter().map(|event| event.name()).collect(),
         "family" => words("windows rules tracks bans networks suspicions"),
         "feed" => words("list:house"),
@@ -122,6 +119,8 @@ fn traffic(port: u16, round: u32) {
         drop(call.from(&from(round * 7 + index as u32)).try_send(port));
     }
     drop(Call::get("/").header("x-forwarded-for", "pwned").try_send(port));
+    // The rule lets one a minute pass at once.
+    (0..2).for_each(|_| drop(Call::get("/slow").from("203.0.113.254").try_send(port)));
 }
 
 /// Names of series in a query.
@@ -193,7 +192,9 @@ fn a_real_prometheus_has_data_for_every_panel_and_every_number_is_documented() {
     std::fs::write(&list, "198.51.100.7\n").unwrap();
     let security = "rate_limit: 100000\nauto_ban_threshold: 100000\nblocked_user_agents: [evilbot]\n";
     let rest = format!(
-        "detection: {{log_only_categories: [xss]}}\ndata:\n  lists: [{{name: house, source: '{}'}}]\n\
+        "routes:\n  - name: slow\n    match: [{{ path: /slow }}]\n    behavior_rules:\n      \
+         - {{ rule_type: usage, threshold: 1, window: 60, action: throttle, delay_ms: 1 }}\n\
+         detection: {{log_only_categories: [xss]}}\ndata:\n  lists: [{{name: house, source: '{}'}}]\n\
          telemetry:\n  webhook: {{url: 'http://127.0.0.1:{}/hook/events', linger_ms: 10, secret: hook-secret}}\n",
         list.display(),
         receivers.http
@@ -243,12 +244,12 @@ fn a_real_prometheus_has_data_for_every_panel_and_every_number_is_documented() {
             }
         }
     }
-    let (known, found) = (documented(), shown(&page));
+    let (known, mut found) = (documented(), shown(&page));
+    found.extend(shown(&page_with_tls()));
     for (name, family) in &found {
         assert_eq!(known.get(name), Some(family), "{name} in docs/observability.md");
     }
-    let absent: Vec<&String> =
-        known.keys().filter(|name| !found.contains_key(*name) && !TLS.contains(&&***name)).collect();
+    let absent: Vec<&String> = known.keys().filter(|name| !found.contains_key(*name)).collect();
     assert!(absent.is_empty(), "documented, and never seen: {absent:?}");
     let documented_values =
         |label: &str| DOCS.lines().find(|line| line.starts_with(&format!("| `{label}` |"))).unwrap();
@@ -257,6 +258,36 @@ fn a_real_prometheus_has_data_for_every_panel_and_every_number_is_documented() {
             assert!(documented_values(label).contains(&format!("`{value}`")), "{label}={value} is not documented");
         }
     }
+}
+
+/// The page of a service with TLS on both ports, after a handshake at each. It is asked through its Unix socket.
+fn page_with_tls() -> String {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.write("guard", "guard.test", 2090);
+    let (grpc, admin, socket) = (free_port(), free_port(), folder.path().join("admin.sock"));
+    let tls = format!("tls: {{cert_file: {0}/guard.crt, key_file: {0}/guard.key}}", authority.folder().display());
+    let text = policy("", "", grpc, admin).replacen("listeners:\n", &format!("listeners:\n  {tls}\n"), 1).replacen(
+        "admin:\n",
+        &format!("admin:\n  unix: {}\n  {tls}\n", socket.display()),
+        1,
+    );
+    let file = folder.path().join("guard.yaml");
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_envoy-guard"));
+    let mut guard = Process::start("guard", folder.path(), command.args(["serve", "--config"]).arg(&file));
+    let mut page = String::new();
+    guard.wait(|_| {
+        for port in [grpc, admin] {
+            let mut client = Command::new("openssl");
+            client.args(["s_client", "-alpn", "h2", "-connect", &format!("127.0.0.1:{port}")]);
+            client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        }
+        let mut curl = Command::new("curl");
+        let output = curl.args(["-s", "--unix-socket"]).arg(&socket).arg("http://localhost/metrics").output().unwrap();
+        page = String::from_utf8(output.stdout).unwrap();
+        page.contains("envoy_guard_tls_handshakes_total{") && page.contains("envoy_guard_admin_tls_handshakes_total{")
+    });
+    page
 }
 
 /// The answer of Prometheus; null while it does not answer.

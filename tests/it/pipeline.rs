@@ -203,6 +203,9 @@ pub(crate) fn policy_with(case: &Value, profile: Profile, feeds: Feeds) -> Polic
     }
     fields.extend(case["config"].as_object().unwrap().clone());
     config.security = serde_json::from_str(&security.to_string()).unwrap();
+    if let Some(responses) = case.get("responses") {
+        config.responses = serde_json::from_value(responses.clone()).unwrap();
+    }
     config.routes = case["routes"].as_object().unwrap().iter().map(route).collect();
     let countries: BTreeMap<_, _> = case["geo_countries"]
         .as_object()
