@@ -311,7 +311,7 @@ fn print_values(values: &[Value], out: &mut impl Write) -> io::Result<()> {
             && most < 2 * read
         {
             let end = if value.is_exhausted { ": spent, which is a finding (work_budget_exhausted)" } else { "" };
-            writeln!(out, "    second looks read ahead {read} of at most {most} bytes{end}")?;
+            writeln!(out, "    second looks read {read} of the {most} bytes that they may read in a request{end}")?;
         }
         if value.would_block {
             writeln!(out, "    => would have been a threat; the policy only logs it")?;

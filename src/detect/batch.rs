@@ -38,6 +38,8 @@ pub(super) struct Entry {
     semantic: bool,
     name: Range<usize>,
     text: Range<usize>,
+    /// Units of work its second looks spent.
+    pub(super) units: Cell<u32>,
 }
 
 /// Values that wait for one scan.
@@ -57,7 +59,7 @@ impl Batch {
         let (name, text) = (name..self.names.len(), text..self.texts.len());
         self.texts.push(SEPARATOR);
         let Key { source, kind, categories, semantic, .. } = *key;
-        self.entries.push(Entry { source, kind, categories, semantic, name, text });
+        self.entries.push(Entry { source, kind, categories, semantic, name, text, units: Cell::new(0) });
         BYTES_MAX <= self.texts.len() || VALUES_MAX <= self.entries.len()
     }
 
@@ -103,16 +105,19 @@ impl Batch {
         (entry, Context::new(entry.source, name).of_kind(entry.kind), text)
     }
 
-    /// The values as recall knows them.
-    pub(super) fn keys(&self, epoch: Epoch) -> impl Iterator<Item = Key<'_>> {
-        self.entries.iter().map(move |entry| Key {
-            epoch,
-            source: entry.source,
-            kind: entry.kind,
-            categories: entry.categories,
-            semantic: entry.semantic,
-            name: self.names.get(entry.name.clone()).unwrap_or_default(),
-            text: self.texts.get(entry.text.clone()).unwrap_or_default(),
+    /// The values as recall knows them, and what each of them spent.
+    pub(super) fn keys(&self, epoch: Epoch) -> impl Iterator<Item = (Key<'_>, u32)> {
+        self.entries.iter().map(move |entry| {
+            let key = Key {
+                epoch,
+                source: entry.source,
+                kind: entry.kind,
+                categories: entry.categories,
+                semantic: entry.semantic,
+                name: self.names.get(entry.name.clone()).unwrap_or_default(),
+                text: self.texts.get(entry.text.clone()).unwrap_or_default(),
+            };
+            (key, entry.units.get())
         })
     }
 

@@ -112,7 +112,8 @@ impl Detector {
     #[must_use]
     pub fn detect(&self, content: &str, context: &Context<'_>) -> Report {
         let views = Views::new(content, &self.settings.recipe);
-        let mut threats = self.threats(&views, context, CategorySet::DETECTION, &mut Unwatched);
+        let look = Look { context, categories: CategorySet::DETECTION, work: &Work::of(content.len()) };
+        let mut threats = self.threats(&views, &look, &mut Unwatched);
         self.find_custom(&views, &mut threats);
         let semantic = self.semantic(&views, &mut threats);
         let (is_threat, threat_score) = self.score(&threats);
@@ -281,13 +282,8 @@ impl Detector {
     }
 
     /// Everything found in one value, in guard-core's order. Unallocated when nothing is found.
-    pub(super) fn threats(
-        &self,
-        views: &Views<'_>,
-        context: &Context<'_>,
-        categories: CategorySet,
-        watch: &mut impl Watch,
-    ) -> Vec<Threat> {
+    pub(super) fn threats(&self, views: &Views<'_>, look: &Look<'_>, watch: &mut impl Watch) -> Vec<Threat> {
+        let Look { context, categories, work } = *look;
         if views.is_plain() {
             let text = Text { text: views.content(), reach: watch.reach(views.content()) };
             let candidates = self.table.candidates(text, ALL_VIEWS, context.source, categories);
@@ -303,7 +299,7 @@ impl Detector {
         }
         let mut threats = Vec::new();
         let mut answers: [Answers; View::ALL.len()] = Default::default();
-        let work = Work::of(views.content().len());
+        let before = work.spent();
         let mut exhausted: Option<(Category, View)> = None;
         let mut pass = |view: View, from: View, threats: &mut Vec<Threat>| {
             let (Some(found), Some(answers)) = (found.get(from.index()), answers.get_mut(from.index())) else { return };
@@ -312,13 +308,13 @@ impl Detector {
                     return;
                 }
                 let (text, end) = (views.text(view), end as usize);
-                let candidate = Candidate { text, end, view, context, raw: views.content(), work: &work };
+                let candidate = Candidate { text, end, view, context, raw: views.content(), work };
                 threats.extend(self.judge(id, &candidate, answers, watch).filter(|threat| {
                     // What the raw view shows again is one threat.
                     let known = |known: &Threat| known.row == threat.row && known.matched == threat.matched;
                     view != View::Raw || !threats.iter().any(known)
                 }));
-                if work.is_spent() {
+                if !work.goes_on() {
                     exhausted = self.table.row(id).map(|row| (row.category, view));
                 }
             }
@@ -334,7 +330,7 @@ impl Detector {
         }
         pass(View::Additive, View::Additive, &mut threats);
         threats.extend(exhausted.map(|(category, view)| Threat { category, view, ..budget(WORK_EXHAUSTED) }));
-        watch.worked(&work);
+        watch.worked(work, before);
         threats
     }
 
@@ -407,14 +403,25 @@ fn configured(texts: &[String], index: usize, error: &PatternError) -> DetectErr
 /// The number of the next detector; 0 is nobody's.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
-/// The finding that second looks at a value spent what they may. Of the category that spent the last of it.
-const WORK_EXHAUSTED: &str = "work_budget_exhausted";
+/// The finding that second looks spent what they may. Of the category that spent the last of it.
+pub(super) const WORK_EXHAUSTED: &str = "work_budget_exhausted";
 
 /// The semantic analyser's finding without a kind of attack.
 const SUSPICIOUS: &str = "semantic:suspicious";
 
 /// The mask of every view.
 const ALL_VIEWS: u8 = (1 << View::ALL.len()) - 1;
+
+/// Where a value stands, and what is asked about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look<'a> {
+    /// Where it came from.
+    pub(super) context: &'a Context<'a>,
+    /// What is looked for.
+    pub(super) categories: CategorySet,
+    /// What second looks may still spend on its request.
+    pub(super) work: &'a Work,
+}
 
 /// Told of every candidate, for `explain`.
 pub(super) trait Watch {
@@ -426,8 +433,8 @@ pub(super) trait Watch {
     /// All candidates of a value are known; what follows are second looks.
     fn scanned(&mut self) {}
 
-    /// All second looks were taken, or the work for them is spent.
-    fn worked(&mut self, _work: &Work) {}
+    /// All second looks were taken, or the work for them is spent; so many units were spent before.
+    fn worked(&mut self, _work: &Work, _before: usize) {}
 
     /// A row's candidate, and what became of it.
     fn hit(&mut self, row: &Row, candidate: &Candidate<'_>, confirmed: Option<&Range<usize>>);

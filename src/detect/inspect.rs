@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 use crate::detect::batch::{self, Batch, Entry};
 use crate::detect::confirm::Candidate;
-use crate::detect::detector::{Unwatched, Watch, budget};
+use crate::detect::detector::{Look, Unwatched, WORK_EXHAUSTED, Watch, budget};
 use crate::detect::exclusion::{self, Spot};
 use crate::detect::extract;
 use crate::detect::reach::Reach;
@@ -12,6 +12,7 @@ use crate::detect::recall::{self, Key};
 use crate::detect::rows::Row;
 use crate::detect::trace::{Trace, Tracer};
 use crate::detect::view::Views;
+use crate::detect::work::Work;
 use crate::detect::{Context, Detection, Detector, Finding, Lens, Meter, Method, Scope, Source, Threat, Visit};
 use crate::model::category::Category;
 use crate::model::stage::Stage;
@@ -57,13 +58,13 @@ impl Detector {
             }
             meter.enter(Stage::Extract);
             if settled.is_continue() || !inspector.is_unsettled {
-                return inspector.found;
+                return inspector.end();
             }
             inspector = Inspector::new(self, request, scope, meter);
         }
         let _ended = walk(&mut inspector);
         meter.enter(Stage::Extract);
-        inspector.found
+        inspector.end()
     }
 
     /// [`Detector::inspect`] the slow way, which writes down every value, view and candidate: each value is looked at
@@ -83,6 +84,7 @@ struct Inspector<'d, M> {
     meter: &'d M,
     path: &'d str,
     unmetered: usize,
+    work: Work,
     found: Detection,
     trace: Option<Trace>,
     /// Values that wait to be scanned together; `None` when each is looked at alone.
@@ -95,7 +97,15 @@ impl<'d, M: Meter> Inspector<'d, M> {
     fn new(detector: &'d Detector, request: &'d Request<'_>, scope: &'d Scope, meter: &'d M) -> Self {
         let path = request.target.path;
         let (found, trace, waiting, is_unsettled) = (Detection::default(), None, None, false);
-        Self { detector, scope, meter, path, unmetered: 0, found, trace, waiting, is_unsettled }
+        let work = Work::of(length(request));
+        Self { detector, scope, meter, path, unmetered: 0, work, found, trace, waiting, is_unsettled }
+    }
+
+    /// What was found; the meter is told what it took.
+    fn end(self) -> Detection {
+        let (spent, most) = self.work.share();
+        self.meter.worked(spent, most);
+        self.found
     }
 
     /// Puts a value off that every view shows as it was sent. False when it has to be looked at now.
@@ -137,15 +147,18 @@ impl<'d, M: Meter> Inspector<'d, M> {
             return true;
         }
         let is_hostile = |(entry, context, text): (&Entry, Context<'_>, &str)| {
-            let views = Views::same(text);
-            !self.detector.threats(&views, &context, entry.categories, &mut Unwatched).is_empty()
+            let before = self.work.spent();
+            let look = Look { context: &context, categories: entry.categories, work: &self.work };
+            let threats = self.detector.threats(&Views::same(text), &look, &mut Unwatched);
+            entry.units.set(units(self.work.spent() - before));
+            !threats.is_empty()
         };
         let may_match = |together: &str| self.detector.may_match(together);
         if batch.suspects(&may_match).into_iter().any(is_hostile) {
             return false;
         }
         if let Some(epoch) = self.detector.epoch() {
-            batch.keys(epoch).for_each(|key| recall::note_clean(&key));
+            batch.keys(epoch).for_each(|(key, units)| recall::note_clean(&key, units));
         }
         true
     }
@@ -180,6 +193,8 @@ impl<'d, M: Meter> Inspector<'d, M> {
             trace.judged(score, is_threat, is_excluded);
         }
         if !is_threat {
+            // Whoever lets spent work pass has the rest of the request looked at.
+            self.work.renew();
             return ControlFlow::Continue(());
         }
         self.found.finding = Some(Box::new(finding(context, lens, counted, score)));
@@ -211,8 +226,11 @@ impl<M: Meter> Visit for Inspector<'_, M> {
             None => detector.epoch().and_then(|epoch| Key::new(epoch, context, text, &lens)),
             Some(_) => None,
         };
-        if key.is_some_and(|key| recall::is_clean(&key)) {
-            return ControlFlow::Continue(());
+        if let Some(units) = key.and_then(|key| recall::clean(&key)) {
+            return match self.work.take(units as usize) {
+                true => ControlFlow::Continue(()),
+                false => self.threat(context, budget(WORK_EXHAUSTED)),
+            };
         }
         self.meter.enter(Stage::Views);
         let recipe = &detector.settings.recipe;
@@ -222,24 +240,27 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         }
         self.meter.enter(Stage::Scan);
         let mut tracer = self.trace.is_some().then(|| Tracer::new(context, &views));
+        let look = Look { context, categories: lens.categories, work: &self.work };
+        let spent = self.work.spent();
         let mut threats = match &mut tracer {
-            None => detector.threats(&views, context, lens.categories, &mut Timed(self.meter)),
-            Some(tracer) => detector.threats(&views, context, lens.categories, tracer),
+            None => detector.threats(&views, &look, &mut Timed(self.meter)),
+            Some(tracer) => detector.threats(&views, &look, tracer),
         };
-        let before = threats.len();
+        let (before, spent) = (threats.len(), self.work.spent() - spent);
         self.meter.enter(Stage::Confirm);
         detector.find_custom(&views, &mut threats);
         if let Some(tracer) = &mut tracer {
             threats.iter().skip(before).for_each(|threat| tracer.found(threat));
         }
         self.meter.enter(Stage::Semantic);
-        let analysis = if lens.semantic { detector.semantic(&views, &mut threats) } else { None };
+        let is_read = lens.semantic && !self.work.is_spent();
+        let analysis = if is_read { detector.semantic(&views, &mut threats) } else { None };
         self.meter.enter(Stage::Extract);
         if let (Some(trace), Some(tracer)) = (&mut self.trace, tracer) {
             trace.values.push(tracer.into_value(analysis));
         }
         if let Some(key) = key.filter(|_| threats.is_empty()) {
-            recall::note_clean(&key);
+            recall::note_clean(&key, units(spent));
         }
         if !threats.is_empty() {
             // What came before is told before.
@@ -258,10 +279,26 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         self.weigh(context, lens, vec![threat])
     }
 
+    fn inflated(&mut self, bytes: usize) {
+        self.work.grow(bytes);
+    }
+
     fn partial(&mut self, reason: &'static str) -> ControlFlow<()> {
         self.found.partial = Some(reason);
         ControlFlow::Continue(())
     }
+}
+
+/// Bytes of all that is looked at in a request.
+fn length(request: &Request<'_>) -> usize {
+    let headers: usize = request.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+    let target = request.target.path.len() + request.target.query.map_or(0, str::len);
+    target + headers + request.body.bytes().len()
+}
+
+/// As recall keeps them.
+fn units(spent: usize) -> u32 {
+    u32::try_from(spent).unwrap_or(u32::MAX)
 }
 
 /// Tells the meter what takes time.

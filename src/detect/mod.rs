@@ -292,6 +292,9 @@ pub trait Meter {
 
     /// A second look of `row` has ended.
     fn judged(&self, _row: &str, _matched: bool) {}
+
+    /// The request's second looks spent so many units of work, of so many that it may spend.
+    fn worked(&self, _spent: usize, _most: usize) {}
 }
 
 /// A meter for tests and for callers without a limit.
@@ -324,6 +327,9 @@ pub trait Visit {
 
     /// Something the walk itself finds hostile: an operator key, a body that cannot be read, a bomb.
     fn threat(&mut self, context: &Context<'_>, threat: Threat) -> ControlFlow<()>;
+
+    /// The body holds so many bytes once its coding is undone.
+    fn inflated(&mut self, _bytes: usize) {}
 
     /// The body, or what it inflates to, goes on beyond what is here; `detection.partial_body` says what that means.
     fn partial(&mut self, _reason: &'static str) -> ControlFlow<()> {

@@ -79,6 +79,8 @@ struct Held {
     categories: CategorySet,
     semantic: bool,
     name_length: usize,
+    /// Units of work that its second looks spent: it costs a request the same whether it is recalled or not.
+    units: u32,
     /// The name, then the text.
     bytes: Vec<u8>,
 }
@@ -97,7 +99,7 @@ impl Held {
     }
 
     /// Takes the key's value over into `bytes`.
-    fn of(key: &Key<'_>, mut bytes: Vec<u8>) -> Self {
+    fn of(key: &Key<'_>, units: u32, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         bytes.extend_from_slice(key.name.as_bytes());
         bytes.extend_from_slice(key.text.as_bytes());
@@ -108,6 +110,7 @@ impl Held {
             categories: key.categories,
             semantic: key.semantic,
             name_length: key.name.len(),
+            units,
             bytes,
         }
     }
@@ -125,23 +128,23 @@ thread_local! {
     });
 }
 
-/// True when this very value was found clean before.
-pub(super) fn is_clean(key: &Key<'_>) -> bool {
+/// The units of work that this very value took when it was found clean before; `None` when it was not.
+pub(super) fn clean(key: &Key<'_>) -> Option<u32> {
     TABLE.with_borrow(|table| {
         let digest = key.digest(&table.hasher);
-        let slot = table.slots.get(digest as usize % SLOTS);
-        slot.is_some_and(|slot| slot.digest == digest && slot.held.as_ref().is_some_and(|held| held.is(key)))
+        let slot = table.slots.get(digest as usize % SLOTS).filter(|slot| slot.digest == digest)?;
+        slot.held.as_ref().filter(|held| held.is(key)).map(|held| held.units)
     })
 }
 
-/// Notes that a value is clean; the second time it is kept.
-pub(super) fn note_clean(key: &Key<'_>) {
+/// Notes that a value is clean, and what it took to know; the second time it is kept.
+pub(super) fn note_clean(key: &Key<'_>, units: u32) {
     TABLE.with_borrow_mut(|table| {
         let digest = key.digest(&table.hasher);
         let Some(slot) = table.slots.get_mut(digest as usize % SLOTS) else { return };
         if slot.seen == digest {
             let bytes = slot.held.take().map(|held| held.bytes).unwrap_or_default();
-            *slot = Slot { seen: digest, digest, held: Some(Held::of(key, bytes)) };
+            *slot = Slot { seen: digest, digest, held: Some(Held::of(key, units, bytes)) };
         } else {
             slot.seen = digest;
         }
@@ -163,10 +166,10 @@ mod tests {
         let epoch = Epoch { detector: u64::MAX, semantic: 1 };
         let context = Context::new(Source::Header, "accept");
         let key = Key::new(epoch, &context, "text/html", &lens()).unwrap();
-        note_clean(&key);
-        assert!(!is_clean(&key), "seen once");
-        note_clean(&key);
-        assert!(is_clean(&key), "seen twice");
+        note_clean(&key, 7);
+        assert_eq!(clean(&key), None, "seen once");
+        note_clean(&key, 7);
+        assert_eq!(clean(&key), Some(7), "seen twice");
         let other_name = Context::new(Source::Header, "accepttext");
         let other_source = Context::new(Source::Query, "accept");
         let other_kind = context.clone().of_kind(Kind::Name);
@@ -182,7 +185,7 @@ mod tests {
             Key::new(Epoch { semantic: 2, ..epoch }, &context, "text/html", &lens()),
             Key::new(Epoch { detector: 1, ..epoch }, &context, "text/html", &lens()),
         ] {
-            assert!(!is_clean(&other.unwrap()), "{other:?}");
+            assert_eq!(clean(&other.unwrap()), None, "{other:?}");
         }
     }
 

@@ -206,16 +206,40 @@ pub(crate) fn analyse(text: &str, raw: &str, threshold: f64, chars_max: usize) -
     if stays_below(highest, words.runs_code, true) || is_binary(raw) {
         return None;
     }
-    let is_expression = is_expression(text);
-    if stays_below(highest, words.runs_code, is_expression) {
-        return None;
-    }
+    let is_expression = whether_expression(text, &words, bound, threshold)?;
     let mut analysis = full(text, &words, is_expression);
     if analysis.score <= threshold {
         return None;
     }
     analysis.suspicious_patterns = measure::patterns(text);
     Some(Box::new(analysis))
+}
+
+/// Measures what makes up the score, cheapest first, and ends with whether the text is an expression. `None` as soon as the
+/// score cannot exceed `threshold`.
+fn whether_expression(text: &str, words: &Words, bound: Bound, threshold: f64) -> Option<bool> {
+    let structures = measure::structures(text);
+    let probabilities = probabilities(words, &structures);
+    let highest = probabilities.iter().map(|(_, probability)| *probability).fold(0.0, f64::max);
+    let fixed = 0.3 * highest + (0.05 * structures.total() as f64).min(0.1) + 1e-9;
+    let exceeds = |obfuscation: f64, layers: f64, risk: f64| {
+        (threshold < fixed + obfuscation + layers + 0.2 * risk.min(1.0)).then_some(())
+    };
+    let marks = |is_expression| Marks { runs_code: words.runs_code, is_expression };
+    let risk = bound.risk + marks(true).risk();
+    exceeds(bound.obfuscation, 0.2, risk)?;
+    let calls = structures.count(Structure::FunctionCall) != 0;
+    let risk = measure::code_injection_risk(text, calls, marks(true));
+    exceeds(bound.obfuscation, 0.2, risk)?;
+    let encodings = measure::encoding_layers(first(text, MEASURED_CHARS_MAX));
+    let layers = (0.1 * f64::from(encodings)).min(0.2);
+    exceeds(bound.obfuscation, layers, risk)?;
+    let entropy = measure::entropy(first(text, MEASURED_CHARS_MAX));
+    let obfuscation = if measure::is_obfuscated(text, entropy, encodings) { 0.2 } else { 0.0 };
+    exceeds(obfuscation, layers, risk)?;
+    let is_expression = is_expression(text);
+    let risk = measure::code_injection_risk(text, calls, marks(is_expression));
+    exceeds(obfuscation, layers, risk).map(|()| is_expression)
 }
 
 /// Builds what [`analyse`] needs, so that no request waits for it.
@@ -401,15 +425,19 @@ impl Words {
 
 /// Mostly unprintable, as sent.
 fn is_binary(raw: &str) -> bool {
+    if raw.is_ascii() {
+        let hidden = |byte: &u8| !matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
+        let hidden = raw.as_bytes().iter().fold(0_usize, |count, byte| count + usize::from(hidden(byte)));
+        return BINARY_SHARE * raw.len() as f64 <= hidden as f64;
+    }
     let total = raw.chars().count() as f64;
     let kept = raw.chars().filter(|char| matches!(char, '\t' | '\n' | '\r')).count();
     let replaced = raw.chars().filter(|char| *char == char::REPLACEMENT_CHARACTER).count();
     BINARY_SHARE * total <= (view::unprintable(raw) + replaced - kept) as f64
 }
 
-/// Measures everything but where the structures are.
-fn full(text: &str, words: &Words, is_expression: bool) -> Analysis {
-    let structures = measure::structures(text);
+/// How likely each kind of attack is.
+fn probabilities(words: &Words, structures: &measure::Structures) -> [(Kind, f64); Kind::ALL.len()] {
     let has = |structure: Structure| structures.count(structure) != 0;
     let probability = |kind: Kind| {
         let boosted = match kind {
@@ -421,7 +449,14 @@ fn full(text: &str, words: &Words, is_expression: bool) -> Analysis {
         };
         (words.share(kind) + if boosted { 0.3 } else { 0.0 }).min(1.0)
     };
-    let attack_probabilities = Kind::ALL.map(|kind| (kind, probability(kind)));
+    Kind::ALL.map(|kind| (kind, probability(kind)))
+}
+
+/// Measures everything but where the structures are.
+fn full(text: &str, words: &Words, is_expression: bool) -> Analysis {
+    let structures = measure::structures(text);
+    let has = |structure: Structure| structures.count(structure) != 0;
+    let attack_probabilities = probabilities(words, &structures);
     let measured = first(text, MEASURED_CHARS_MAX);
     let (entropy, encoding_layers) = (measure::entropy(measured), measure::encoding_layers(measured));
     let is_obfuscated = measure::is_obfuscated(text, entropy, encoding_layers);

@@ -34,7 +34,8 @@ pub struct Value {
     pub views: Vec<(View, String)>,
     /// Rows with a candidate, in the order judged.
     pub hits: Vec<Hit>,
-    /// What second looks read ahead, in bytes weighed by their cost, and how much they may; 0 when there was none.
+    /// What second looks at this value read, in bytes weighed by their cost, and how much they may read in the whole
+    /// request; 0 when there was none.
     pub work: (usize, usize),
     /// More was needed than second looks may read: a finding.
     pub is_exhausted: bool,
@@ -158,8 +159,9 @@ impl Watch for Tracer {
         Reach::All
     }
 
-    fn worked(&mut self, work: &Work) {
-        (self.0.work, self.0.is_exhausted) = (work.share(), work.is_spent());
+    fn worked(&mut self, work: &Work, before: usize) {
+        let (spent, most) = work.share();
+        (self.0.work, self.0.is_exhausted) = ((spent - before, most), work.is_spent());
     }
 
     fn hit(&mut self, row: &Row, candidate: &Candidate<'_>, confirmed: Option<&Range<usize>>) {

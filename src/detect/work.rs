@@ -1,44 +1,78 @@
-//! How much work the second looks at one value may cause: a count of bytes read, no clock, so that the same value has the
-//! same verdict on every machine and at any load.
+//! How much work the second looks of one request may cause: a count of bytes read, no clock, so that the same request has
+//! the same verdict on every machine, at any load, and whatever came before it.
 //!
-//! Each second look reads a text once; that is linear and free. What it reads ahead of candidates within the text is
-//! paid for here. Honest values need far less than the bound (`docs/performance.md` has the margin); a value that spends
-//! it is made of little but bait, and spending it is a finding of its own.
+//! Grammars read through a few functions that note how far they read on ([`read`]); whoever walks over candidates asks at
+//! each whether to go on ([`Work::goes_on`]), and that is when it is paid for. Honest requests need far less than the bound
+//! (`docs/performance.md` has the margin); one that spends it is made of little but bait, and spending it is a finding of
+//! its own.
 
 use std::cell::Cell;
 
-/// Units every value may spend: bytes read ahead of candidates, weighed by what is done with them.
+/// Units every request may spend: bytes read by second looks, weighed by what is done with them.
 const BASE: usize = 16 * 1024;
-/// Units more for each byte of the value.
-const PER_BYTE: usize = 12;
+/// Units more for each byte of the request.
+const PER_BYTE: usize = 16;
+/// Bytes that are searched for one byte in the time that reading one takes.
+const FAST: usize = 16;
 
-/// What is left for one value.
+thread_local! {
+    /// What grammars have read on this thread since it was paid for last.
+    static READ: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Notes that so many bytes were read on from a place, one by one.
+#[inline]
+pub(crate) fn read(bytes: usize) {
+    READ.set(READ.get().saturating_add(bytes));
+}
+
+/// Notes that so many bytes were searched, many at a time.
+#[inline]
+pub(crate) fn read_fast(bytes: usize) {
+    read(bytes / FAST);
+}
+
+/// What is left for one request.
 #[derive(Debug)]
 pub(crate) struct Work {
-    all: usize,
-    left: Cell<usize>,
+    all: Cell<usize>,
+    spent: Cell<usize>,
     is_spent: Cell<bool>,
 }
 
 impl Work {
-    /// For a value of so many bytes.
-    pub(crate) const fn of(bytes: usize) -> Self {
-        let all = BASE + PER_BYTE * bytes;
-        Self { all, left: Cell::new(all), is_spent: Cell::new(false) }
+    /// For a request of so many bytes. What was read before on this thread is nobody's.
+    pub(crate) fn of(bytes: usize) -> Self {
+        READ.set(0);
+        let all = BASE.saturating_add(PER_BYTE.saturating_mul(bytes));
+        Self { all: Cell::new(all), spent: Cell::new(0), is_spent: Cell::new(false) }
     }
 
-    /// Takes `units`. False when fewer are left, from then on for good: the caller stops, and whoever asked it finds
-    /// the work spent.
+    /// Adds to what may be spent: the request turned out to hold so many bytes more.
+    pub(crate) fn grow(&self, bytes: usize) {
+        self.all.set(self.all.get().saturating_add(PER_BYTE.saturating_mul(bytes)));
+    }
+
+    /// Takes `units`, and pays for what was read. False when that is more than is left, from then on for good: the caller
+    /// stops, and whoever asked it finds the work spent.
     pub(crate) fn take(&self, units: usize) -> bool {
-        match self.left.get().checked_sub(units) {
-            Some(left) if !self.is_spent.get() => {
-                self.left.set(left);
-                true
-            }
-            _ => {
-                self.is_spent.set(true);
-                false
-            }
+        let spent = self.spent.get().saturating_add(units).saturating_add(READ.take());
+        self.spent.set(spent);
+        if self.all.get() < spent {
+            self.is_spent.set(true);
+        }
+        !self.is_spent.get()
+    }
+
+    /// Pays for what was read. False when it was too much.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.take(0)
+    }
+
+    /// Gives all of it again, once it was spent.
+    pub(crate) fn renew(&self) {
+        if self.is_spent.replace(false) {
+            self.spent.set(0);
         }
     }
 
@@ -47,9 +81,14 @@ impl Work {
         self.is_spent.get()
     }
 
+    /// Units spent so far.
+    pub(crate) const fn spent(&self) -> usize {
+        self.spent.get()
+    }
+
     /// Units spent, and units there were.
     pub(crate) const fn share(&self) -> (usize, usize) {
-        (self.all - self.left.get(), self.all)
+        (self.spent.get(), self.all.get())
     }
 }
 
@@ -61,10 +100,32 @@ mod tests {
     fn work_ends_at_its_bound_and_stays_ended() {
         let all = BASE + 10 * PER_BYTE;
         let work = Work::of(10);
-        assert!(work.take(all - 1) && work.take(1) && !work.is_spent(), "up to the bound");
+        assert!(work.take(all - 1) && work.take(1) && work.goes_on() && !work.is_spent(), "up to the bound");
         assert_eq!(work.share(), (all, all));
         assert!(!work.take(1) && work.is_spent(), "one more");
         let work = Work::of(10);
-        assert!(!work.take(all + 1) && !work.take(1), "nothing is left after too much was asked for");
+        assert!(!work.take(all + 1) && !work.take(0), "nothing is left after too much was asked for");
+    }
+
+    #[test]
+    fn what_was_read_is_paid_for_once_and_by_nobody_else() {
+        read(5);
+        let work = Work::of(0);
+        read(3);
+        read_fast(4 * FAST);
+        assert!(work.take(10) && work.goes_on());
+        assert_eq!(work.share(), (3 + 4 + 10, BASE));
+        read(BASE);
+        assert!(!work.goes_on(), "reading spends it");
+    }
+
+    #[test]
+    fn longer_requests_may_cause_more() {
+        let all = |bytes| Work::of(bytes).share().1;
+        assert!((0..5000).all(|bytes| all(bytes) < all(bytes + 1)));
+        let grown = Work::of(10);
+        grown.grow(90);
+        assert_eq!(grown.share().1, all(100));
+        assert_eq!(all(usize::MAX), usize::MAX, "no overflow");
     }
 }

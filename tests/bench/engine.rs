@@ -205,10 +205,10 @@ pub fn repeat(set: &str, calls: usize) -> Result<(), Box<dyn std::error::Error>>
     Ok(writeln!(std::io::stderr(), "{us:.2} us")?)
 }
 
-/// The search for the dearest bodies alone.
-pub fn hostile() -> Result<(), Box<dyn std::error::Error>> {
+/// The search for the dearest bodies alone, of which one in `part` is tried.
+pub fn hostile(part: usize) -> Result<(), Box<dyn std::error::Error>> {
     let mut report = Report::default();
-    hostile::search(&detector()?, &mut report)?;
+    hostile::search(&detector()?, part, &mut report)?;
     report.finish()
 }
 
@@ -262,7 +262,7 @@ pub fn run(
     if python.is_some() {
         modsecurity::run(&detector, &[(GET, &get()), (POST, &post(10_240))], corpus, report)?;
     }
-    hostile::search(&detector, report)
+    hostile::search(&detector, 1, report)
 }
 
 fn whole_corpus(

@@ -19,15 +19,18 @@ const VARIED: usize = 2;
 const KEPT: usize = 24;
 /// How many of the dearest are told, and written down.
 const SHOWN: usize = 6;
+/// Of each of those kept, the median of so many runs counts.
+const RUNS: usize = 9;
 /// Where they are written, as `loop` and `envoy-guard explain` take them.
 const FOLDER: &str = "target/hostile";
 
 /// What bodies are padded with.
 const PADDING: [&str; 6] = [" ", "A", "a word, ", "\t", "0", "\u{e9}"];
 /// What stands between two pieces.
-const JOINTS: [&str; 14] = ["", " ", ";", "'", "\"", "\n", "/", "<", "(", ",", "&", "=", "|", "\\"];
+const JOINTS: [&str; 20] =
+    ["", " ", ";", "'", "\"", "\n", "/", "<", "(", ",", "&", "=", "|", "\\", "\\n", "\\r\\n", "%0a", "`", "$(", ":"];
 /// Bait that no row spells out.
-const MORE_BAIT: [&str; 24] = [
+const MORE_BAIT: [&str; 40] = [
     "${",
     "{{",
     "#{",
@@ -52,6 +55,22 @@ const MORE_BAIT: [&str; 24] = [
     "&&",
     "(((",
     "' or '",
+    "x\\ns\\nl",
+    "net\\ng",
+    "'--",
+    "'||'",
+    "\"&&\"",
+    "<include ",
+    "<!ENTITY a '",
+    "<a b='c' d=e ",
+    ";;;;;;;;",
+    "http://a@b:c/",
+    "$where:",
+    "*(|(a=",
+    "/*/**/",
+    "<?php (",
+    "\nx-a:",
+    "system(",
 ];
 
 /// A repeatable stream of numbers.
@@ -133,9 +152,18 @@ enum Holder {
     JsonNested,
     Xml,
     Multipart,
+    /// Values as short as they come, no two alike.
+    JsonShort,
+    /// Far deeper than the bound, and then text.
+    JsonDeep,
+    /// A member each.
+    JsonMembers,
+    XmlAttributes,
+    MultipartParts,
+    FormFields,
 }
 
-const HOLDERS: [Holder; 7] = [
+const HOLDERS: [Holder; 13] = [
     Holder::Text,
     Holder::Form,
     Holder::JsonString,
@@ -143,11 +171,27 @@ const HOLDERS: [Holder; 7] = [
     Holder::JsonNested,
     Holder::Xml,
     Holder::Multipart,
+    Holder::JsonShort,
+    Holder::JsonDeep,
+    Holder::JsonMembers,
+    Holder::XmlAttributes,
+    Holder::MultipartParts,
+    Holder::FormFields,
 ];
 
 impl Holder {
     fn hold(self, unit: &str, size: usize) -> (&'static str, String) {
         let filled = |unit: &str| unit.repeat(size / unit.len().max(1) + 1);
+        // Items that count up, until they fill the size.
+        let counted = |item: &dyn Fn(usize) -> String| {
+            let mut all = String::new();
+            let mut number = 0;
+            while all.len() < size {
+                all.push_str(&item(number));
+                number += 1;
+            }
+            all
+        };
         let mut text = filled(unit);
         text.truncate(text.floor_char_boundary(size));
         let json = |text: &str| serde_json::Value::from(text).to_string();
@@ -161,6 +205,36 @@ impl Holder {
             Self::JsonNested => {
                 let depth = 20;
                 ("application/json", format!("{}{}{}", "{\"a\":[".repeat(depth), json(&text), "]}".repeat(depth)))
+            }
+            Self::JsonShort => {
+                let pieces: Vec<char> = unit.chars().collect();
+                let item = |number: usize| {
+                    let rest: String = pieces.iter().cycle().skip(number).take(2).collect();
+                    json(&format!("{rest}{number:x}")) + ","
+                };
+                ("application/json", format!("[{}]", counted(&item).trim_end_matches(',')))
+            }
+            Self::JsonDeep => {
+                let depth = 60.min(size / 16);
+                ("application/json", format!("{}{}{}", "[".repeat(depth), json(&text), "]".repeat(depth)))
+            }
+            Self::JsonMembers => {
+                let item = |number: usize| format!("{}:{number},", json(&format!("{unit}{number}")));
+                ("application/json", format!("{{{}}}", counted(&item).trim_end_matches(',')))
+            }
+            Self::XmlAttributes => {
+                let plain = unit.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+                ("application/xml", format!("<a {}/>", counted(&|number| format!("a{number}=\"{plain}\" "))))
+            }
+            Self::MultipartParts => {
+                let part = |number: usize| {
+                    format!("--zz\r\ncontent-disposition: form-data; name=\"q{number}\"\r\n\r\n{unit}\r\n")
+                };
+                ("multipart/form-data; boundary=zz", counted(&part) + "--zz--\r\n")
+            }
+            Self::FormFields => {
+                let plain = unit.replace('&', "%26");
+                ("application/x-www-form-urlencoded", counted(&|number| format!("q{number}={plain}&")))
             }
             Self::Xml => ("application/xml", format!("<a>{}</a>", text.replace('&', "&amp;").replace('<', "&lt;"))),
             Self::Multipart => (
@@ -231,6 +305,25 @@ fn benign(size: usize, salt: usize) -> Input {
     input
 }
 
+/// The text of a program, as somebody pastes it: benign, and nothing but signs and words of code.
+fn program(size: usize, salt: usize) -> Input {
+    let mut text = String::from("import json\nfrom shop.models import Basket, Order\n\n\n");
+    let mut number = 0;
+    while text.len() < size {
+        let name = format!("{salt:x}_{number}");
+        text.push_str(&format!(
+            "def total_{name}(items, discount=0.05):\n    \"\"\"Sums what {number} items cost.\"\"\"\n    if not items:\n        \
+             return {{\"sum\": 0, \"count\": {number}}}\n    prices = [item.price * item.count for item in items if item.count > {number}]\n    \
+             log.info(f'basket {{len(items)}}: {{prices!r}}')  # once each\n    return {{\"sum\": sum(prices) * (1 - discount), \
+             \"count\": len(prices)}}\n\n\n"
+        ));
+        number += 1;
+    }
+    let mut input = Input { body: text.into_bytes(), ..bare() };
+    input.headers.push(("content-type".into(), "text/plain".into()));
+    input
+}
+
 /// A piece of bait: whole, its beginning, or its end.
 fn piece(dice: &mut Dice, bait: &[String]) -> String {
     let text = dice.one(bait);
@@ -285,17 +378,27 @@ fn keep(name: &str, input: &Input) -> Result<String, Box<dyn std::error::Error>>
     Ok(file)
 }
 
-/// Adds two rows per size: the benign document of that size, and the dearest body found.
-pub fn search(detector: &Detector, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
+/// The middle one of what was measured.
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}
+
+/// Adds three rows per size: the benign document of that size, the text of a program, and the dearest body found. Tries
+/// one in `part` of the bodies.
+pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
     let bait = bait()?;
     let fresh = Fresh::new(detector);
-    for (size, count) in SIZES {
+    for (size, count) in SIZES.map(|(size, count)| (size, count / part.max(1))) {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-        // Documents whose keys were seen before, and whose leaves were not: the cheapest, so that no hiccup of the
-        // machine makes the ratios look better.
+        // Documents whose keys were seen before, and whose leaves were not.
         let documents: Vec<Input> = (0..40).map(|salt| benign(size, salt)).collect();
-        let each = documents.iter().map(|input| cpu::of(1, 1, || super::engine::inspect(detector, input)));
-        let benign = each.fold(f64::MAX, f64::min);
+        let usual = |inputs: &[Input]| {
+            median(inputs.iter().map(|input| cpu::of(1, 1, || super::engine::inspect(detector, input))).collect())
+        };
+        let benign = usual(&documents);
+        let programs: Vec<Input> = (0..40).map(|salt| program(size, salt)).collect();
+        let code = usual(&programs);
         let mut dearest: Vec<(f64, Plan)> = Vec::new();
         for index in 0..count {
             let plan = match index % VARIED {
@@ -314,9 +417,18 @@ pub fn search(detector: &Detector, report: &mut Report) -> Result<(), Box<dyn st
                 dearest.truncate(KEPT);
             }
         }
+        // What was dearest by a hiccup of the machine is not by the median.
+        for (us, plan) in &mut dearest {
+            let input = plan.input(size);
+            *us = median((0..RUNS).map(|_| fresh.cost(&input, 1)).collect());
+        }
+        dearest.sort_by(|a, b| b.0.total_cmp(&a.0));
         let name = format!("{} KB", size >> 10);
         report.add(Row { what: "envoy-guard, benign".into(), input: name.clone(), us: benign, rps: None, ratio: None });
+        let what = "envoy-guard, benign, program text".into();
+        report.add(Row { what, input: name.clone(), us: code, rps: None, ratio: Some((code / benign, "benign")) });
         keep(&format!("{}k-benign", size >> 10), &documents[0])?;
+        keep(&format!("{}k-program", size >> 10), &programs[0])?;
         for (place, (us, plan)) in dearest.iter().take(SHOWN).enumerate() {
             let file = keep(&format!("{}k-{place}", size >> 10), &plan.input(size))?;
             eprintln!("    {:.1} x, {file}: {plan:?}", us / benign);

@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report.finish()
         }
         Some("loop") => engine::repeat(word(1).ok_or("loop SET CALLS")?, word(2).ok_or("loop SET CALLS")?.parse()?),
-        Some("hostile") => engine::hostile(),
+        Some("hostile") => engine::hostile(word(1).map_or(Ok(1), str::parse)?),
         Some("modsecurity") => {
             let corpus = word(1).map(PathBuf::from).filter(|path| path.exists());
             let mut report = table::Report::default();
@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report.finish()
         }
         _ => Err(
-            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | sinks GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | hostile | modsecurity [CORPUS] | loop SET CALLS | stock PORT"
+            "usage: envoy-guard-bench all GUARD PYTHON [CORPUS] | shared GUARD | sinks GUARD | proc GUARD | places | engine [PYTHON [CORPUS]]\n       own [CORPUS] | hostile [PART] | modsecurity [CORPUS] | loop SET CALLS | stock PORT"
                 .into(),
         ),
     }

@@ -4,10 +4,8 @@ use std::ops::Range;
 
 use crate::detect::confirm::Candidate;
 use crate::detect::confirm::scan::{Folded, at, has, is_blank, part, skip};
-use crate::detect::{Kind, Source};
+use crate::detect::{Kind, Source, work};
 
-/// Line breaks looked at in one value.
-const BREAKS_MAX: usize = 64;
 /// Bodies with more lines than this are texts of their own.
 const LINES_MAX: usize = 6;
 
@@ -69,7 +67,7 @@ pub(crate) fn injected_line(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         return None;
     }
     let mut index = 0;
-    for _ in 0..BREAKS_MAX {
+    while candidate.work.goes_on() {
         let (start, after, breaks) = next_break(text, index)?;
         index = after;
         let convicts = starts_message(text, after)
@@ -127,6 +125,7 @@ fn starts_message(text: &[u8], index: usize) -> bool {
     let Some(method) = methods.iter().find(|method| has(text, index, method)) else { return false };
     let target = index + method.len();
     let line = part(text, target, target + 512);
+    work::read(line.len());
     (at(line, 0) == b'/' || has(line, 0, b"http")) && memchr::memmem::find(line, b" HTTP/").is_some()
 }
 

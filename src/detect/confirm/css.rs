@@ -1,6 +1,7 @@
 //! Style text that runs: the few constructs by which a style sheet reached script or another sheet.
 
 use crate::detect::confirm::scan::{Folded, at, is_blank};
+use crate::detect::work;
 
 /// Style text is read up to this many bytes, and as many normalised ones are kept.
 const STYLE_BYTES_MAX: usize = 1024;
@@ -31,6 +32,7 @@ pub(crate) fn executes(style: &[u8], place: Place) -> bool {
 fn normalise(style: &[u8]) -> Folded<STYLE_BYTES_MAX> {
     let mut plain = Folded::new();
     let end = style.len().min(STYLE_BYTES_MAX);
+    work::read(2 * end);
     let mut index = 0;
     while index < end {
         let byte = at(style, index);

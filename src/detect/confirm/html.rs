@@ -11,14 +11,14 @@ use crate::detect::confirm::events::is_handler;
 use crate::detect::confirm::javascript;
 use crate::detect::confirm::players;
 use crate::detect::confirm::scan::{Folded, at, find, has, is_blank, part, skip};
-use crate::detect::{Kind, Source};
+use crate::detect::{Kind, Source, work};
 
 /// A tag is read up to this many bytes.
 const TAG_BYTES_MAX: usize = 4096;
 /// Script or style text behind a tag is read up to this many bytes.
 const CONTENT_BYTES_MAX: usize = 4096;
-/// Handlers outside of tags that are looked at in one value.
-const HANDLERS_MAX: usize = 64;
+/// What judging an attribute costs besides its bytes.
+const ATTRIBUTE_COST: usize = 32;
 /// Bytes read again, beyond twice the text, before nested tags are no longer tried.
 const REREAD_BYTES_MAX: usize = 2 * 1024;
 
@@ -38,7 +38,7 @@ pub(crate) fn live_tag(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         if is_live {
             return Some(open..end);
         }
-        if !candidate.work.take(end - open) {
+        if !candidate.work.goes_on() {
             return None;
         }
         // Nested tags are tried too, as long as the credit for reading bytes again lasts.
@@ -54,13 +54,13 @@ pub(crate) fn injected_markup(candidate: &Candidate<'_>) -> Option<Range<usize>>
         return None;
     }
     let text = candidate.text.as_bytes();
+    let last_close = memchr::memrchr(b'>', text)?;
     let mut from = 0;
-    for _ in 0..HANDLERS_MAX {
+    while candidate.work.goes_on() {
         let open = find(text, from, b'<')?;
         from = open + 1;
         let name_end = skip(text, from, 20, |byte| byte.is_ascii_alphanumeric());
-        let is_closed = find(text, name_end, b'>').is_some();
-        if !is_closed
+        if last_close < name_end
             || !separates(at(text, name_end))
             || !is_element(Folded::<16>::of(part(text, from, name_end)).bytes())
         {
@@ -153,6 +153,9 @@ pub(crate) fn attribute_breakout(candidate: &Candidate<'_>) -> Option<Range<usiz
     while let Some(equals) = find(text, from, b'=') {
         quoted = quoted || part(text, from, equals).iter().any(|byte| is_quote(*byte));
         from = equals + 1;
+        if !candidate.work.goes_on() {
+            return None;
+        }
         let Some(start) = handler_before(text, equals) else { continue };
         let value_at = skip(text, equals + 1, 32, is_blank);
         let (value, end) = attribute_value(text, value_at, text.len().min(value_at + TAG_BYTES_MAX));
@@ -295,6 +298,7 @@ impl<'a> Iterator for Attributes<'a> {
 
     fn next(&mut self) -> Option<Attribute<'a>> {
         let text = self.text;
+        work::read(ATTRIBUTE_COST);
         let start = skip(text, self.at, self.limit, |byte| separates(byte) || is_quote(byte));
         if self.limit <= start {
             self.at = self.limit;

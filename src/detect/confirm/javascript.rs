@@ -7,11 +7,12 @@ use std::ops::Range;
 use crate::detect::confirm::Candidate;
 use crate::detect::confirm::events::is_handler;
 use crate::detect::confirm::scan::{Folded, at, find, has, is_blank, is_word, part, skip};
+use crate::detect::{Source, work};
 
 /// Code is read up to this many bytes.
 const CODE_BYTES_MAX: usize = 4096;
-/// Breakouts and URLs looked at in one value.
-const PLACES_MAX: usize = 64;
+/// What looking for code at a place costs, besides what is read there.
+const PLACE_COST: usize = 32;
 /// Members of a path, as in `a.b["c"]`.
 const MEMBERS_MAX: usize = 12;
 /// Bytes of one computed member or of a call's arguments.
@@ -79,7 +80,10 @@ pub(crate) fn script_url(candidate: &Candidate<'_>) -> Option<Range<usize>> {
 pub(crate) fn string_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
     let (mut single, mut double, mut back) = (0usize, 0usize, 0usize);
-    for (index, byte) in text.iter().enumerate().take(CODE_BYTES_MAX) {
+    // A body of this length is a document, with quotes and calls of its own.
+    let is_document = matches!(candidate.context.source, Source::Body | Source::Unknown);
+    let most = if is_document { CODE_BYTES_MAX } else { text.len() };
+    for (index, byte) in text.iter().enumerate().take(most) {
         let count = match byte {
             b'\'' => &mut single,
             b'"' => &mut double,
@@ -89,7 +93,7 @@ pub(crate) fn string_breakout(candidate: &Candidate<'_>) -> Option<Range<usize>>
         // The first of a pair closes the literal that surrounds the value; the second closes the attacker's own.
         let leaves = *count % 2 == 0;
         *count += 1;
-        if PLACES_MAX < single + double + back {
+        if !candidate.work.take(PLACE_COST) {
             return None;
         }
         if let Some(end) = leaves.then(|| acts_behind(text, index + 1, *byte)).flatten() {
@@ -133,10 +137,11 @@ fn named_value(text: &[u8], start: usize) -> Option<usize> {
 pub(crate) fn template_literal(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
     let mut from = 0;
-    for _ in 0..PLACES_MAX {
+    while candidate.work.goes_on() {
         let dollar = find(text, from, b'$')?;
         from = dollar + 1;
         if at(text, from) == b'{'
+            && candidate.work.take(PLACE_COST)
             && let Some(end) = sink_at(text, gap(text, from + 1))
         {
             return Some(dollar..end);
@@ -195,6 +200,7 @@ pub(crate) fn reaches_sink(code: &[u8]) -> bool {
     while index < code.len() {
         let byte = at(code, index);
         if byte.is_ascii_alphabetic() || byte == b'[' {
+            work::read(PLACE_COST);
             if sink_at(code, index).is_some() {
                 return true;
             }
@@ -362,7 +368,9 @@ fn path(code: &[u8], from: usize, assigns: bool) -> Option<Path> {
 fn group(code: &[u8], open: usize, close: u8) -> Option<usize> {
     let opener = at(code, open);
     let mut depth = 0usize;
-    for (index, byte) in code.iter().enumerate().skip(open).take(GROUP_BYTES_MAX) {
+    let group = part(code, open, open.saturating_add(GROUP_BYTES_MAX));
+    for (index, byte) in group.iter().enumerate().map(|(index, byte)| (open + index, byte)) {
+        work::read(1);
         if *byte == opener {
             depth += 1;
         } else if *byte == close {
@@ -384,6 +392,7 @@ fn gap(code: &[u8], from: usize) -> usize {
             break;
         }
         let inside = part(code, index + 2, index + GROUP_BYTES_MAX);
+        work::read(inside.len() / 4);
         let Some(close) = memchr::memmem::find(inside, b"*/") else { break };
         index += 2 + close + 2;
     }

@@ -165,3 +165,42 @@ mod testing {
         Context { source, name: std::borrow::Cow::Borrowed("name"), kind }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::testing::candidate;
+    use super::*;
+    use crate::detect::Source;
+
+    #[test]
+    fn no_crowd_of_harmless_places_hides_the_one_that_acts() {
+        let (query, body) = (Source::Query, Source::Body);
+        for (name, source, harmless, attack) in [
+            ("crlf_injected_line", query, "a\r\n", "Set-Cookie: a=b"),
+            ("crlf_injected_line", body, "a\\r\\n", "Set-Cookie: a=b"),
+            ("html_injected_markup", query, "a<b ", "<img src=x>"),
+            ("js_string_breakout", query, "\"a\" 'b' and padding ", "';alert(1)//"),
+            ("js_template_literal", query, "$a ", "${alert(1)}"),
+            ("nosql_script", query, "'a' \"b\" ", "'; return true;"),
+            ("nosql_value", query, "$a ", ",$where: 1"),
+            ("shell_call_with_command", query, "a(b) ", "system(\"id\")"),
+            ("shell_separated_command", query, "a;", "cat /etc/passwd"),
+            ("sql_fragment", query, "a' ", "' or 1=1 --"),
+            ("template_expression", query, "{a} ", "{{8*8}}"),
+            ("url_internal_target", query, "http://a.example/b ", "http://169.254.169.254/"),
+            ("xml_doctype", body, "<!-- a -->", "<!DOCTYPE a SYSTEM \"file:///b\">"),
+            ("xml_entity", body, "<!-- a -->", "<!ENTITY a SYSTEM \"file:///b\">"),
+            ("xml_inclusion", body, "<a b='c'/>", "<xi:include href='b'/>"),
+        ] {
+            let Some(Second::Find(confirm)) = named(name) else { panic!("{name} is no confirm function") };
+            for times in [1, 10, 100, 3000] {
+                let text = harmless.repeat(times) + attack;
+                let candidate = candidate(&text, source, Kind::Value);
+                assert!(
+                    confirm(&candidate).is_some() || candidate.work.is_spent(),
+                    "{name} behind {times} of {harmless:?}"
+                );
+            }
+        }
+    }
+}

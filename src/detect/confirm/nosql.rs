@@ -66,14 +66,14 @@ fn is_query_interface(bytes: &[u8], operator: &[u8]) -> bool {
 /// Convicts a value that holds an operator with its colon: `{"$gt": ""}`, `x', $where: '1'`, `[$ne]=1`.
 pub(super) fn operator_value(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
-    memchr::memchr_iter(b'$', bytes).find_map(|dollar| {
+    let first_mark = memchr::memchr2(b'\'', b'"', bytes);
+    memchr::memchr_iter(b'$', bytes).take_while(|_| candidate.work.goes_on()).find_map(|dollar| {
         let end = skip(bytes, dollar + 1, 16, is_word);
         let name = part(bytes, dollar, end);
         let (before, at_quote) = sign_before(bytes, dollar);
         let quoted = at_quote && matches!(at(bytes, end), b'"' | b'\'');
         let next = skip(bytes, if quoted { end + 1 } else { end }, BLANKS_MAX, is_blank);
-        let comments =
-            name.eq_ignore_ascii_case(b"$comment") && memchr::memchr2(b'\'', b'"', part(bytes, 0, dollar)).is_some();
+        let comments = name.eq_ignore_ascii_case(b"$comment") && first_mark.is_some_and(|mark| mark < dollar);
         let keyed = at(bytes, next) == b':' && matches!(before, 0 | b'{' | b',') && (is_operator(name) || comments);
         let bracketed = before == b'[' && has(bytes, next, b"]=") && is_operator(name);
         (keyed || bracketed).then_some(dollar..next + 1)
@@ -103,7 +103,15 @@ pub(super) fn script(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     if let Some(end) = database_call(bytes, start).or_else(|| document_test(bytes, start)) {
         return Some(start..end);
     }
-    memchr::memchr3_iter(b'\'', b'"', b';', bytes).find_map(|mark| {
+    // Marks of each kind so far, of which no more are counted than matter.
+    let mut marks = [0_usize; 2];
+    memchr::memchr3_iter(b'\'', b'"', b';', bytes).take_while(|_| candidate.work.goes_on()).find_map(|mark| {
+        let before = match at(bytes, mark) {
+            b'\'' => marks.first_mut(),
+            b'"' => marks.last_mut(),
+            _ => None,
+        };
+        let opened = before.map_or(0, |count| std::mem::replace(count, MARKS_MAX.min(*count + 1)));
         let mut next = skip(bytes, mark + 1, BLANKS_MAX, |byte| is_blank(byte) || matches!(byte, b')' | b'}' | b']'));
         let quote = at(bytes, mark);
         if quote != b';' {
@@ -112,7 +120,7 @@ pub(super) fn script(candidate: &Candidate<'_>) -> Option<Range<usize>> {
                 (b';', _) => 1,
                 _ => return None,
             };
-            if memchr::memchr_iter(quote, part(bytes, 0, mark)).take(MARKS_MAX).count() % 2 == 1 {
+            if opened % 2 == 1 {
                 return None;
             }
             next = skip(bytes, next + joined, BLANKS_MAX, is_blank);

@@ -4,12 +4,15 @@ use std::ops::Range;
 
 use crate::detect::confirm::Candidate;
 use crate::detect::confirm::scan::{Folded, at, has, is_blank, is_word, part, skip};
-use crate::detect::{Kind, Source};
+use crate::detect::{Kind, Source, work};
 
 /// Paths are read up to this many bytes.
 const PATH_BYTES_MAX: usize = 8192;
 /// Normalised bytes kept of one path; the end of a path names the file, so long paths keep theirs.
 const PLAIN_BYTES_MAX: usize = 512;
+
+/// What a byte costs that is normalised, and looked for among secrets.
+const PLAIN_COST: usize = 4;
 
 /// Files and folders whose name alone says what is wanted; lower case, single slashes, from a directory's beginning.
 const SECRETS: &[&str] = &[
@@ -344,6 +347,7 @@ impl Plain {
         let mut bytes = Folded::new();
         // The end names the file.
         let start = text.len().saturating_sub(PLAIN_BYTES_MAX);
+        work::read(PLAIN_COST * (text.len() - start));
         let mut last = 0;
         let mut index = start;
         while index < text.len() {

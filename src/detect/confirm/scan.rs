@@ -1,4 +1,8 @@
 //! Reading bytes without leaving the text: what every grammar here is written with. Knows no grammar.
+//!
+//! What reads on from a place tells how far: whoever gives out work for second looks collects it.
+
+use crate::detect::work;
 
 /// The byte at `index`; 0 past the end, which no grammar treats as content.
 pub(crate) fn at(bytes: &[u8], index: usize) -> u8 {
@@ -27,12 +31,15 @@ pub(crate) fn skip(bytes: &[u8], from: usize, most: usize, wanted: impl Fn(u8) -
     while index < end && wanted(at(bytes, index)) {
         index += 1;
     }
+    work::read(index - from);
     index
 }
 
 /// The first index from `from` on with `byte`.
 pub(crate) fn find(bytes: &[u8], from: usize, byte: u8) -> Option<usize> {
-    memchr::memchr(byte, bytes.get(from..)?).map(|offset| from + offset)
+    let found = memchr::memchr(byte, bytes.get(from..)?).map(|offset| from + offset);
+    work::read_fast(found.unwrap_or(bytes.len()) - from);
+    found
 }
 
 /// True when `word` (lower case) stands at `index`, whatever its case.

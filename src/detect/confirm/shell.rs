@@ -8,11 +8,12 @@ mod commands;
 mod talk;
 mod words;
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use crate::detect::confirm::Candidate;
 use crate::detect::confirm::path;
-use crate::detect::confirm::scan::{at, has, is_blank, is_word, part, skip};
+use crate::detect::confirm::scan::{at, find, has, is_blank, is_word, part, skip};
 use crate::detect::confirm::shell::commands::{Rank, speaks_alone};
 use crate::detect::confirm::shell::talk::Talk;
 use crate::detect::confirm::shell::words::{Command, command, plain_words};
@@ -22,7 +23,7 @@ use crate::detect::{Kind, Source};
 /// What reading the first word behind a separator costs.
 const PLACE_COST: usize = 32;
 /// What a byte of a command's name and of its arguments costs: they are read for several questions.
-const ARGUMENT_COST: usize = 4;
+const ARGUMENT_COST: usize = 8;
 /// Arguments are read up to this many bytes.
 const ARGUMENT_BYTES_MAX: usize = 512;
 /// What stands before a separator in its line is read up to this many bytes.
@@ -41,7 +42,11 @@ pub(crate) fn separated_command(candidate: &Candidate<'_>) -> Option<Range<usize
         if !candidate.work.take(PLACE_COST) {
             return None;
         }
-        let Some(command) = command(text, next) else {
+        let command = command(text, next);
+        if !candidate.work.goes_on() {
+            return None;
+        }
+        let Some(command) = command else {
             if matches!(opener, Opener::Separator | Opener::Pipe) && hides_secret(text, next, candidate.work) {
                 return Some(start..next);
             }
@@ -87,12 +92,15 @@ fn inside_quotes(text: &[u8], start: usize) -> usize {
 pub(crate) fn call_with_command(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
     let mut from = 0;
-    for _ in 0..64 {
-        let open = memchr::memchr(b'(', text.get(from..)?).map(|offset| from + offset)?;
+    loop {
+        let open = find(text, from, b'(')?;
         from = open + 1;
         let start = name_before(text, open);
         if !runs_commands(part(text, start, open)) {
             continue;
+        }
+        if !candidate.work.take(PLACE_COST) {
+            return None;
         }
         let argument = skip(text, from, 16, |byte| is_blank(byte) || matches!(byte, b'[' | b'\\' | b'('));
         let starts = match at(text, argument) {
@@ -106,7 +114,6 @@ pub(crate) fn call_with_command(candidate: &Candidate<'_>) -> Option<Range<usize
             return Some(start..argument);
         }
     }
-    None
 }
 
 /// What introduces a command.
@@ -148,7 +155,10 @@ enum Evidence {
 struct Value<'a> {
     text: &'a [u8],
     is_prose: bool,
-    talk: Talk,
+    /// Asked for once there is a command: most values hold none.
+    talk: OnceCell<Talk>,
+    /// Where the value itself starts; `None` where no text is expected.
+    told_from: Option<usize>,
     first: usize,
 }
 
@@ -160,17 +170,21 @@ impl<'a> Value<'a> {
         let first = skip(text, candidate.value_start(), 16, |byte| {
             is_blank(byte) || matches!(byte, b'"' | b'\'' | b')' | b'}' | b']')
         });
-        let talk = match candidate.context.source {
-            Source::Body => Talk::of(text, candidate.value_start()),
-            Source::Query | Source::Header | Source::Path | Source::Unknown => Talk::None,
+        let told_from = match candidate.context.source {
+            Source::Body => Some(candidate.value_start()),
+            Source::Query | Source::Header | Source::Path | Source::Unknown => None,
         };
-        Self { text, is_prose, talk, first }
+        Self { text, is_prose, talk: OnceCell::new(), told_from, first }
+    }
+
+    fn talk(&self) -> Talk {
+        *self.talk.get_or_init(|| self.told_from.map_or(Talk::None, |from| Talk::of(self.text, from)))
     }
 
     /// The command at `start` is one that the text speaks of: it stands in a listing, continues a command line that is
     /// one before the separator, or has a line or a code span of its own amid sentences.
     fn is_quoted(&self, start: usize, opener: Opener, is_tight: bool) -> bool {
-        match (self.talk, opener) {
+        match (self.talk(), opener) {
             (Talk::None, _) => false,
             (Talk::Code, Opener::Substitution) => self.is_fence(start) || self.is_code_span(start),
             (Talk::Sentences, Opener::Substitution) => self.is_code_span(start),
@@ -231,7 +245,7 @@ impl<'a> Value<'a> {
         match evidence {
             Evidence::Lethal => true,
             Evidence::Shaped if self.is_quoted(*start, *opener, is_tight) => false,
-            Evidence::Nothing if self.talk == Talk::Code && self.is_fence(*start) => false,
+            Evidence::Nothing if self.talk() == Talk::Code && self.is_fence(*start) => false,
             // `;$(echo id)`: nobody quotes code right behind a separator.
             Evidence::Prose | Evidence::Nothing if *opener == Opener::Substitution && self.is_run(*start) => true,
             // `;echo word`, without blanks around the separator.
@@ -319,10 +333,24 @@ fn is_column(name: &[u8]) -> bool {
     [&b"date"[..], b"groups", b"history", b"hostname", b"ip", b"last", b"net", b"set", b"users", b"who"].contains(&name)
 }
 
+/// Bytes that may begin an opener.
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+static OPENERS: [bool; 256] = {
+    let mut openers = [false; 256];
+    let bytes = b";|&\n\r`$<>\\";
+    let mut index = 0;
+    while index < bytes.len() {
+        openers[bytes[index] as usize] = true;
+        index += 1;
+    }
+    openers
+};
+
 /// The next place from `from` on where a command could start: the opener's index, its kind, and where the command's text starts.
 fn opening(text: &[u8], from: usize) -> Option<(usize, Opener, usize)> {
     let mut index = from;
-    while index < text.len() {
+    while let Some(offset) = text.get(index..).and_then(|rest| rest.iter().position(|byte| may_open(*byte))) {
+        index += offset;
         let next = at(text, index + 1);
         let (opener, width) = match at(text, index) {
             b';' => (Opener::Separator, 1),
@@ -342,6 +370,10 @@ fn opening(text: &[u8], from: usize) -> Option<(usize, Opener, usize)> {
         return Some((index, opener, index + width));
     }
     None
+}
+
+fn may_open(byte: u8) -> bool {
+    OPENERS.get(usize::from(byte)).is_some_and(|opens| *opens)
 }
 
 fn starts_command(byte: u8) -> bool {
@@ -400,20 +432,15 @@ fn hides_secret(text: &[u8], from: usize, work: &Work) -> bool {
 
 /// Targets and tricks with no other use.
 fn is_lethal(arguments: &[u8]) -> bool {
+    let any = |index: usize, tricks: &[&[u8]]| tricks.iter().any(|trick| has(arguments, index, trick));
     path::names_secret(arguments)
-        || [
-            &b"/dev/tcp/"[..],
-            b"/dev/udp/",
-            b"-e /bin/",
-            b"-e cmd",
-            b"-c /bin/",
-            b"<?php",
-            b"<?=",
-            b"\\repair\\sam",
-            b"\\repair\\system",
-        ]
-        .iter()
-        .any(|trick| contains_ignore_case(arguments, trick))
+        || arguments.iter().enumerate().any(|(index, byte)| match byte {
+            b'/' => any(index, &[b"/dev/tcp/", b"/dev/udp/"]),
+            b'-' => any(index, &[b"-e /bin/", b"-e cmd", b"-c /bin/"]),
+            b'<' => any(index, &[b"<?php", b"<?="]),
+            b'\\' => any(index, &[b"\\repair\\sam", b"\\repair\\system"]),
+            _ => false,
+        })
 }
 
 /// True when an argument has a shape that words do not have.
@@ -586,10 +613,6 @@ fn name_before(text: &[u8], end: usize) -> usize {
         start -= 1;
     }
     start
-}
-
-fn contains_ignore_case(text: &[u8], needle: &[u8]) -> bool {
-    text.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
 }
 
 #[cfg(test)]

@@ -23,8 +23,8 @@ pub(super) fn fragment(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     Some(found.start + start..found.end + start)
 }
 
-/// What a byte read ahead costs: tokens are looked at more than once there.
-const AHEAD_COST: usize = 4;
+/// Bytes of weight behind a comment that still hides the rest of a statement.
+const TAIL_MAX: usize = 16;
 
 /// What stands to the left of a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,7 +91,7 @@ impl<'t> Scan<'t> {
     fn run(mut self) -> Option<Range<usize>> {
         loop {
             let token = self.lexer.next();
-            if token.kind == Kind::End || self.work.is_spent() {
+            if token.kind == Kind::End || !self.work.goes_on() {
                 return None;
             }
             let verdict = if self.tokens == 0 { self.whole(token) } else { None };
@@ -200,8 +200,7 @@ impl<'t> Scan<'t> {
             _ => None,
         };
         // Paid for when it is known: one look ahead is bounded by itself.
-        let paid = self.work.take(AHEAD_COST * ahead.at.saturating_sub(token.end));
-        verdict.filter(|_| paid)
+        verdict.filter(|_| self.work.goes_on())
     }
 
     /// The whole value is one expression: `chr(65)||chr(66)`, `((1))--`.
@@ -348,9 +347,11 @@ impl<'t> Scan<'t> {
     /// A comment right after a broken string hides the rest of the statement; nothing of weight follows it.
     fn cut(&self, comment: Token) -> Option<usize> {
         let rest = self.bytes.get(comment.end..).unwrap_or_default();
-        let tail = rest.iter().filter(|byte| !matches!(byte, 0..=b' ' | b'-' | b'+' | b'*' | b'/' | b'#')).count();
+        let weighty = rest.iter().filter(|byte| !matches!(byte, 0..=b' ' | b'-' | b'+' | b'*' | b'/' | b'#'));
+        // More than these few are not told apart.
+        let tail = weighty.take(TAIL_MAX + 1).count();
         let dashed = self.lexer.byte(comment.start) != b'#' && comment.kind == Kind::LineComment;
-        let hidden = tail == 0 || (tail <= 16 && dashed && rest.first().is_some_and(|byte| *byte <= b' '));
+        let hidden = tail == 0 || (tail <= TAIL_MAX && dashed && rest.first().is_some_and(|byte| *byte <= b' '));
         hidden.then_some(self.bytes.len())
     }
 

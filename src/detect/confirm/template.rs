@@ -7,6 +7,8 @@ use crate::detect::confirm::scan::{at, find, has, is_blank, is_word, part, skip}
 
 /// Longest expression that is read.
 const BODY_MAX: usize = 768;
+/// What judging an expression costs besides its bytes.
+const TEMPLATE_COST: usize = 32;
 /// Operands of an arithmetic probe.
 const OPERANDS_MAX: usize = 6;
 
@@ -57,7 +59,7 @@ fn search(candidate: &Candidate<'_>, after: impl Fn(&mut Read)) -> Option<Range<
         let length = memchr::memmem::find(window, delimiter.close);
         let body = part(window, 0, length.unwrap_or(window.len()));
         let closed = length.is_some();
-        if !candidate.work.take(body.len()) {
+        if !candidate.work.take(TEMPLATE_COST + body.len()) {
             return None;
         }
         let whole = closed

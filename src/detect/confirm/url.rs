@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use crate::detect::confirm::Candidate;
 use crate::detect::confirm::scan::{Folded, at, has, is_blank, part, skip};
-use crate::detect::{Kind, Source};
+use crate::detect::{Kind, Source, work};
 
-/// Addresses looked at in one value.
-const PLACES_MAX: usize = 16;
+/// What judging a host costs besides its bytes.
+const HOST_COST: usize = 64;
 /// Bytes of one authority.
 const AUTHORITY_BYTES_MAX: usize = 255;
 
@@ -20,13 +20,14 @@ pub(crate) fn internal_target(candidate: &Candidate<'_>) -> Option<Range<usize>>
     }
     let is_whole = !part(text, 0, text.len()).trim_ascii().iter().any(|byte| is_blank(*byte));
     let mut from = 0;
-    for _ in 0..PLACES_MAX {
+    while candidate.work.goes_on() {
         let Some(colon) = memchr::memchr(b':', text.get(from..)?).map(|offset| from + offset) else { break };
         from = colon + 1;
         let start = skip(text, from, 6, |byte| matches!(byte, b'/' | b'\\'));
         if start < from + 2 {
             continue;
         }
+        work::read(HOST_COST);
         let end = skip(text, start, AUTHORITY_BYTES_MAX, |byte| {
             !is_blank(byte) && !matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\'' | b'<' | b'>' | b')' | b',' | b'|')
         });

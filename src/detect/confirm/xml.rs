@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::detect::confirm::Candidate;
-use crate::detect::confirm::scan::{at, find, has, is_blank, is_word, part, skip};
+use crate::detect::confirm::scan::{at, has, is_blank, is_word, part, skip};
+use crate::detect::work;
 
 /// Blanks read between two tokens.
 const BLANKS_MAX: usize = 64;
@@ -17,7 +18,8 @@ const REFERENCES_MIN: usize = 2;
 /// Convicts an entity declaration that fetches, nests, or stands for text of its own.
 pub(super) fn entity(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
-    memchr::memmem::find_iter(bytes, b"<!").find_map(|open| {
+    let mut opens = memchr::memmem::find_iter(bytes, b"<!").take_while(|_| candidate.work.goes_on());
+    opens.find_map(|open| {
         if !has(bytes, open + 2, b"entity") || !is_blank(at(bytes, open + 8)) {
             return None;
         }
@@ -38,7 +40,8 @@ pub(super) fn entity(candidate: &Candidate<'_>) -> Option<Range<usize>> {
 /// Convicts a document type whose definition lies elsewhere.
 pub(super) fn doctype(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
-    memchr::memmem::find_iter(bytes, b"<!").find_map(|open| {
+    let mut opens = memchr::memmem::find_iter(bytes, b"<!").take_while(|_| candidate.work.goes_on());
+    opens.find_map(|open| {
         if !has(bytes, open + 2, b"doctype") {
             return None;
         }
@@ -60,14 +63,17 @@ pub(super) fn doctype(candidate: &Candidate<'_>) -> Option<Range<usize>> {
 /// Convicts an inclusion of XInclude.
 pub(super) fn inclusion(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let bytes = candidate.text.as_bytes();
-    memchr::memchr_iter(b'<', bytes).find_map(|open| {
+    memchr::memchr_iter(b'<', bytes).take_while(|_| candidate.work.goes_on()).find_map(|open| {
         let prefix = skip(bytes, open + 1, 16, is_word);
         let name = if at(bytes, prefix) == b':' { prefix + 1 } else { open + 1 };
         if !has(bytes, name, b"include") || !is_blank(at(bytes, name + 7)) {
             return None;
         }
-        let close = find(bytes, name, b'>').unwrap_or(bytes.len()).min(name + LITERAL_MAX);
-        let tag = part(bytes, name, close);
+        // No tag holds another one, so no byte is read for two of them.
+        let rest = part(bytes, name, name + LITERAL_MAX);
+        let tag = part(rest, 0, memchr::memchr2(b'>', b'<', rest).unwrap_or(rest.len()));
+        let close = name + tag.len();
+        work::read_fast(tag.len());
         let fetches = memchr::memmem::find(tag, b"href").is_some() || memchr::memmem::find(tag, b"parse").is_some();
         let spaced = name != open + 1 && at(bytes, prefix) == b':' || memchr::memmem::find(tag, b"XInclude").is_some();
         (fetches && spaced).then_some(open..close)
@@ -86,6 +92,7 @@ fn expands(bytes: &[u8], here: usize) -> bool {
     }
     let end = after_literal(bytes, here).unwrap_or(bytes.len()).min(here + LITERAL_MAX);
     let text = part(bytes, here + 1, end.saturating_sub(1));
+    work::read_fast(text.len());
     let references = memchr::memchr_iter(b'&', text).filter(|offset| at(text, offset + 1) != b'#').count();
     // Drawing programs declare their namespaces as entities; typographers their signs.
     let namespace = text.starts_with(b"http://") || text.starts_with(b"https://") || text.starts_with(b"&#");
@@ -116,7 +123,9 @@ fn after_literal(bytes: &[u8], open: usize) -> Option<usize> {
         return None;
     }
     let rest = part(bytes, open + 1, open + 1 + LITERAL_MAX);
-    memchr::memchr(quote, rest).map(|offset| open + offset + 2)
+    let close = memchr::memchr(quote, rest);
+    work::read_fast(close.unwrap_or(rest.len()));
+    close.map(|offset| open + offset + 2)
 }
 
 const fn is_quote(byte: u8) -> bool {

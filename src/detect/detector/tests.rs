@@ -291,6 +291,45 @@ fn a_value_of_bait_alone_spends_its_work_and_that_is_a_threat() {
     assert!(report.threats.iter().all(|threat| threat.row != "work_budget_exhausted"), "once is no work: {report:?}");
 }
 
+/// Notes what a request's second looks spent.
+#[derive(Default)]
+struct Ledger(std::cell::Cell<(usize, usize)>);
+
+impl Meter for Ledger {
+    fn is_spent(&self) -> bool {
+        false
+    }
+
+    fn worked(&self, spent: usize, most: usize) {
+        self.0.set((spent, most));
+    }
+}
+
+/// The verdict on a request with this body, and what its second looks spent of how much.
+fn spent(kind: &str, body: &[u8]) -> (Detection, (usize, usize)) {
+    let mut request = Request { method: "POST", body: Body::Complete(body), ..request("/p") };
+    request.headers.push("content-type", kind.as_bytes());
+    let ledger = Ledger::default();
+    let found = BALANCED.inspect(&request, &Scope::default(), &ledger);
+    (found, ledger.0.get())
+}
+
+/// The last look of a request may end what it began: it reads ahead no further.
+const LOOK_BYTES_MAX: usize = 256 * 1024;
+
+#[test]
+fn work_is_of_the_request_and_not_of_each_of_its_values() {
+    let values: Vec<String> = (0..400).map(|number| format!("{{{{a{number}}}}} {{{{b}}}} {{{{c}}}}")).collect();
+    let one = values.first().unwrap();
+    let (found, (of_one, _)) = spent("application/json", format!("[\"{one}\"]").as_bytes());
+    assert!(found.finding.is_none() && 0 < of_one, "{found:?}");
+    let (found, (of_all, most)) = spent("application/json", format!("[\"{}\"]", values.join("\",\"")).as_bytes());
+    let is_spent =
+        found.finding.is_some_and(|finding| finding.threats.iter().any(|threat| threat.row == WORK_EXHAUSTED));
+    assert_eq!(is_spent, most < of_all);
+    assert!(of_all < most + LOOK_BYTES_MAX && 100 * of_one < of_all, "{of_one} for one, {of_all} of {most} for all");
+}
+
 /// Values of every row's examples, and plain ones.
 fn examples() -> Vec<&'static str> {
     let rows = BALANCED.table.rows().iter();
@@ -345,6 +384,28 @@ proptest! {
         // Found clean once, found clean twice, recalled.
         for round in 0..3 {
             prop_assert_eq!(&BALANCED.inspect(&request, &Scope::default(), &Unmetered), &alone, "round {}", round);
+        }
+    }
+
+    /// Whatever a client sends, work ends at its bound, and is the same however often the same was seen before.
+    #[test]
+    fn work_is_bounded_and_the_same_each_time(
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 1..6),
+        odd in prop::collection::vec(any::<u8>(), 0..40),
+        times in 1_usize..40,
+        kind in prop::sample::select(vec!["application/json", "text/plain", "application/xml", "application/x-www-form-urlencoded"]),
+    ) {
+        static EXAMPLES: LazyLock<Vec<&'static str>> = LazyLock::new(examples);
+        let mut body: Vec<u8> = picks.iter().flat_map(|pick| pick.get(&EXAMPLES).bytes()).collect();
+        body.extend(odd);
+        let body = match kind {
+            "application/json" => serde_json::to_vec(&vec![String::from_utf8_lossy(&body); times]).unwrap(),
+            _ => body.repeat(times),
+        };
+        let (found, (spent_first, most)) = spent(kind, &body);
+        prop_assert!(spent_first <= most + LOOK_BYTES_MAX, "{} of {}", spent_first, most);
+        for _ in 0..3 {
+            prop_assert_eq!(spent(kind, &body), (found.clone(), (spent_first, most)));
         }
     }
 }

@@ -40,6 +40,9 @@ pub(super) fn walk(request: &Request<'_>, sink: &mut Sink<'_>) -> Flow {
     }
     let is_cut = request.body.is_partial() || kept.len() < body.len();
     let plain = coding::undo(&joined(request, "content-encoding"), kept, max);
+    if let Cow::Owned(inflated) = &plain.bytes {
+        sink.inflated(inflated.len());
+    }
     match plain.end {
         End::Whole => {}
         End::Full => sink.partial("the body inflates beyond detection_max_body_inspect_bytes")?,

@@ -51,6 +51,7 @@ fn frame(frame: Frame<'_>, form: &Form<'_>, inflated_max: &mut usize, sink: &mut
     let message = plain.as_ref().map_or(frame.message, |plain| &plain.bytes);
     if is_compressed {
         *inflated_max = inflated_max.saturating_sub(message.len());
+        sink.inflated(message.len());
     }
     if let Some(text) = simdutf8::basic::from_utf8(message).ok().filter(|_| form.json) {
         leaves::walk(text, &Holder::body(sink.lens()), sink)?;

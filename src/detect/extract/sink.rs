@@ -135,6 +135,11 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// Reports how long a body or message is without its coding.
+    pub(super) fn inflated(&mut self, bytes: usize) {
+        self.visit.inflated(bytes);
+    }
+
     /// Reports that more belongs to the body than is here.
     pub(super) fn partial(&mut self, reason: &'static str) -> Flow {
         self.visit.partial(reason)

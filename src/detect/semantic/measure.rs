@@ -165,7 +165,15 @@ impl Structures {
 
 /// Counts every structure.
 pub(super) fn structures(text: &str) -> Structures {
-    Structures(Structure::ALL.map(|structure| structure.find_in(text).count()))
+    let holds = |sign: &str| memchr::memmem::find(text.as_bytes(), sign.as_bytes()).is_some();
+    Structures(Structure::ALL.map(|structure| match structure {
+        Structure::TagLike => tags(text).count(),
+        Structure::FunctionCall => calls(text).count(),
+        Structure::CommandChain => chains(text).count(),
+        Structure::PathTraversal if !holds("..") => 0,
+        Structure::UrlPattern if !holds("://") => 0,
+        Structure::PathTraversal | Structure::UrlPattern => structure.find_in(text).count(),
+    }))
 }
 
 /// The structures with their surroundings, at most [`Analysis::PATTERNS_MAX`].

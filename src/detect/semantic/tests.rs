@@ -63,3 +63,27 @@ fn an_expression_of_python_adds_to_the_risk_when_it_is_not_long() {
     let long = |count: usize| "x".repeat(count);
     assert!(is_expression(&long(EXPRESSION_CHARS_MAX)) && !is_expression(&long(EXPRESSION_CHARS_MAX + 1)));
 }
+
+proptest::proptest! {
+    /// What is measured first never ends an analysis that would have found something.
+    #[test]
+    fn an_early_end_is_never_too_early(
+        words in proptest::collection::vec(proptest::sample::select(vec![
+            "select", "union", "from", "where", "script", "alert(1)", "<b>", "eval", "exec(x)", "../", "http://a", ";", "|", "{a}", "$x", "%41",
+            "&amp;", "\\u0041", "==", "passwd", "\u{e9}", "a", "1 + 1", "\n", "[", "]", "deadbeef", "wget", "curl", "chmod",
+        ]), 0..24),
+        joint in proptest::sample::select(vec!["", " ", "\t"]),
+        threshold in proptest::sample::select(vec![0.2, 0.4, 0.5, 0.6, 0.7, 0.8]),
+    ) {
+        let text = words.join(joint);
+        let expected = !text.is_empty() && !is_binary(&text) && threshold < score_of(&text);
+        proptest::prop_assert_eq!(analyse(&text, &text, threshold, 10_000).is_some(), expected, "{}", text);
+    }
+
+    #[test]
+    fn binary_is_told_in_ascii_as_in_any_text(bytes in "[\\x00-\\x7f]{1,40}") {
+        let total = bytes.chars().count() as f64;
+        let kept = bytes.chars().filter(|char| matches!(char, '\t' | '\n' | '\r')).count();
+        proptest::prop_assert_eq!(is_binary(&bytes), BINARY_SHARE * total <= (view::unprintable(&bytes) - kept) as f64);
+    }
+}

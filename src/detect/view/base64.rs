@@ -374,7 +374,14 @@ pub(crate) fn unprintable(text: &str) -> usize {
     if text.is_ascii() {
         return text.bytes().filter(|byte| !matches!(byte, 0x20..=0x7e)).count();
     }
-    UNPRINTABLE.as_ref().map_or(0, |regex| regex.find_iter(text).count())
+    // Most letters of any script are told by their place; the expression is asked about the others.
+    let mut buffer = [0; 4];
+    let mut is_hidden = |char: char| match char {
+        ' '..='~' | '\u{a1}'..='\u{ac}' | '\u{ae}'..='\u{377}' | '\u{4e00}'..='\u{9fff}' => false,
+        '\0'..='\x1f' | '\x7f' => true,
+        char => UNPRINTABLE.as_ref().is_some_and(|regex| regex.is_match(char.encode_utf8(&mut buffer))),
+    };
+    text.chars().filter(|char| is_hidden(*char)).count()
 }
 
 /// The additive view: what runs of 4 to 11 characters stand for, where that has a character templates are made of.
@@ -423,5 +430,20 @@ fn short_island(run: &[u8], view: &mut String) {
             view.push('\n');
         }
         view.push_str(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_told_by_their_place_are_those_of_the_expression() {
+        let regex = UNPRINTABLE.as_ref().unwrap();
+        for char in '\0'..=char::MAX {
+            // A letter beside it keeps the text from being ASCII.
+            let text = format!("\u{e9}{char}");
+            assert_eq!(unprintable(&text), regex.find_iter(&text).count(), "{char:?}");
+        }
     }
 }

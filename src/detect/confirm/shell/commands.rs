@@ -11,6 +11,14 @@ pub(crate) enum Rank {
 
 /// The rank of a command called `name` (lower case, no directory).
 pub(crate) fn rank(name: &[u8]) -> Option<Rank> {
+    // A name of one or two letters may go on with the ending of a program of Windows.
+    if let [one, two, three, ..] = name
+        && *two != b'.'
+        && *three != b'.'
+        && !may_begin(*one, *two, *three)
+    {
+        return None;
+    }
     let known = |list: &[&str]| list.binary_search_by(|entry| entry.as_bytes().cmp(name)).is_ok();
     let plain = name.strip_suffix(b".exe").unwrap_or(name);
     if known(TOOLS) {
@@ -20,6 +28,80 @@ pub(crate) fn rank(name: &[u8]) -> Option<Rank> {
     } else {
         None
     }
+}
+
+/// What may stand before a command, and directories of programs: sorted as the names are.
+pub(crate) const PREFIXES: &[&str] = &[
+    "builtin", "call", "command", "do", "doas", "else", "env", "eval", "exec", "nice", "nohup", "setsid", "start",
+    "sudo", "then", "time", "xargs",
+];
+/// Directories of programs that are written without a slash in front.
+const DIRECTORIES: &[&str] = &["bin/", "usr/bin/"];
+
+/// Longest name, the ending of a program of Windows included.
+const NAME_MAX: usize = 24;
+/// A bit for each three letters that a name begins with; what is shorter is filled up with every letter.
+static BEGINNINGS: [u32; 1024] = beginnings();
+
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+const fn beginnings() -> [u32; 1024] {
+    let lists = [TOOLS, WORDS, PREFIXES, DIRECTORIES];
+    let mut set = [0; 1024];
+    let mut list = 0;
+    while list < lists.len() {
+        let mut name = 0;
+        while name < lists[list].len() {
+            let bytes = lists[list][name].as_bytes();
+            assert!(bytes.len() + ".exe".len() <= NAME_MAX, "a name is longer than the longest");
+            if 3 <= bytes.len() {
+                let pair = ((bytes[0] & 31) as usize) << 5 | (bytes[1] & 31) as usize;
+                set[pair] |= 1 << (bytes[2] & 31);
+            }
+            name += 1;
+        }
+        list += 1;
+    }
+    set
+}
+
+/// What is known of a word by how it begins, while it is read: most words of a text are no command's name, and few
+/// letters tell.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Beginning {
+    /// Letters alone so far.
+    Letters,
+    /// A path, a pattern, or something else that is read to its end.
+    Open,
+}
+
+impl Beginning {
+    /// Of a word whose first two bytes these are: a backslash or a drive's letter before other things begins a path of
+    /// Windows.
+    pub(crate) fn of(first: &[u8]) -> Self {
+        match first {
+            [b'\\', b'\\'] | [_, b':'] | [b'%', ..] => Self::Open,
+            _ => Self::Letters,
+        }
+    }
+
+    /// True when no command, and nothing that stands before one, is called what begins with `word` (lower case).
+    pub(crate) fn is_hopeless(&mut self, word: &[u8]) -> bool {
+        let Some(last) = word.last().filter(|_| *self == Self::Letters) else { return false };
+        if !last.is_ascii_alphanumeric() && !matches!(last, b'_' | b'-') {
+            *self = Self::Open;
+            return false;
+        }
+        match word {
+            [one, two, three] => !may_begin(*one, *two, *three),
+            _ => NAME_MAX < word.len(),
+        }
+    }
+}
+
+/// True when a name may begin with these three letters.
+fn may_begin(one: u8, two: u8, three: u8) -> bool {
+    let pair = usize::from(one & 31) << 5 | usize::from(two & 31);
+    BEGINNINGS.get(pair).is_some_and(|thirds| thirds >> (three & 31) & 1 == 1)
 }
 
 /// True when a pattern with `?` and `*` names a command.
@@ -245,6 +327,18 @@ mod tests {
         assert!(TOOLS.is_sorted_by(|a, b| a < b) && WORDS.is_sorted_by(|a, b| a < b));
         assert!(TOOLS.iter().all(|name| WORDS.binary_search(name).is_err()));
         assert!(ALONE.iter().all(|name| WORDS.binary_search(name).is_ok()));
+    }
+
+    #[test]
+    fn no_known_name_is_hopeless_as_it_is_read() {
+        let names = TOOLS.iter().chain(WORDS).chain(PREFIXES).chain(DIRECTORIES);
+        for name in names.map(|name| name.to_string()).chain(WORDS.iter().map(|name| format!("{name}.exe"))) {
+            let mut beginning = Beginning::of(&name.as_bytes()[..name.len().min(2)]);
+            assert!((1..=name.len()).all(|end| !beginning.is_hopeless(&name.as_bytes()[..end])), "{name}");
+            assert!(rank(name.as_bytes()).is_some() || PREFIXES.contains(&&*name) || name.ends_with('/'), "{name}");
+        }
+        assert!(Beginning::Letters.is_hopeless(b"xns") && !Beginning::Open.is_hopeless(b"xns"));
+        assert_eq!(rank(b"xnsl"), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One word, and the command a word names, as a shell would read them.
 
 use crate::detect::confirm::scan::{Folded, at, has, is_blank, is_word, part, skip};
-use crate::detect::confirm::shell::commands::{self, Rank};
+use crate::detect::confirm::shell::commands::{self, Beginning, Rank};
+use crate::detect::work;
 
 /// A word is read up to this many bytes.
 const WORD_BYTES_MAX: usize = 256;
@@ -94,6 +95,7 @@ pub(crate) fn plain_words(text: &[u8], from: usize) -> (Folded<128>, bool) {
         }
         index += width;
     }
+    work::read(index - from);
     (plain, is_disguised)
 }
 
@@ -169,28 +171,7 @@ fn is_assignment(word: &[u8]) -> bool {
 }
 
 fn is_prefix(word: &[u8]) -> bool {
-    [
-        &b"sudo"[..],
-        b"env",
-        b"nohup",
-        b"time",
-        b"exec",
-        b"command",
-        b"builtin",
-        b"xargs",
-        b"nice",
-        b"then",
-        b"do",
-        b"else",
-        b"eval",
-        b"start",
-        b"call",
-        b"doas",
-        b"setsid",
-        b"/usr/bin/env",
-    ]
-    .contains(&word)
-        && !word.is_empty()
+    word == b"/usr/bin/env" || commands::PREFIXES.iter().any(|prefix| prefix.as_bytes() == word)
 }
 
 /// Prefixes with options that do something by themselves, or stand before the command: `sudo -l`, `xargs -I{} sh`.
@@ -205,9 +186,18 @@ fn word(text: &[u8], from: usize) -> Option<Word> {
     let limit = text.len().min(from + WORD_BYTES_MAX);
     let mut quote = 0;
     let mut index = from;
+    let mut beginning = Beginning::of(part(text, from, from + 2));
     while index < limit {
         let byte = at(text, index);
         let mut width = 1;
+        if beginning.is_hopeless(word.text.bytes()) {
+            // Nothing is called so: only an assignment may begin like this, and what it gives its value to is one word.
+            beginning = Beginning::Open;
+            let name_end = skip(text, index, limit - index, is_word);
+            if at(text, name_end) != b'=' {
+                break;
+            }
+        }
         match byte {
             b'\'' | b'"' if quote == byte => {
                 quote = 0;
@@ -279,6 +269,7 @@ fn word(text: &[u8], from: usize) -> Option<Word> {
         }
         index += width;
     }
+    work::read(index - from);
     word.end = index;
     Some(word)
 }

@@ -1,5 +1,10 @@
 //! A lexer for the union of the SQL dialects: one pass, no allocation, quotes left as marks for the recogniser.
 
+use crate::detect::work;
+
+/// What a token costs besides its bytes.
+const TOKEN_COST: usize = 8;
+
 /// What a token is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
@@ -176,6 +181,7 @@ impl<'t> Lexer<'t> {
         let spaced = before < start;
         let (kind, length) = self.lex(start);
         self.at = (start + length).min(self.bytes.len());
+        work::read(TOKEN_COST + self.at - before);
         Token { kind, start, end: self.at, spaced }
     }
 
