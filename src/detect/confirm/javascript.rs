@@ -111,7 +111,10 @@ pub(crate) fn whole_expression(candidate: &Candidate<'_>) -> Option<Range<usize>
     });
     let start = gap(text, start);
     let start = named_value(text, start).unwrap_or(start);
-    if let Some(end) = sink_at(text, start).filter(|end| ends_statement(text, *end)) {
+    // `--location=x` is an option of a command: what is counted down cannot be assigned to.
+    let is_option = start.checked_sub(2).is_some_and(|sign| part(text, sign, start) == b"--");
+    let assigns = |end: usize| at(text, end - 1) == b'=';
+    if let Some(end) = sink_at(text, start).filter(|end| ends_statement(text, *end) && !(is_option && assigns(*end))) {
         return Some(start..end);
     }
     let word_end = skip(text, start, 24, |byte| is_word(byte) || byte == b'.');

@@ -49,7 +49,8 @@ pub(super) fn pickle(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     memchr::memchr_iter(b'\n', bytes).find_map(|newline| {
         let start = global_start(bytes, newline)?;
         let end = skip(bytes, newline + 1, NAME_MAX, |byte| is_word(byte) || byte == b'.');
-        if end == newline + 1 || at(bytes, end) != b'\n' {
+        // A name, which no number is.
+        if end == newline + 1 || at(bytes, end) != b'\n' || at(bytes, newline + 1).is_ascii_digit() {
             return None;
         }
         let rest = part(bytes, end + 1, end + 1 + NAME_MAX);
@@ -111,6 +112,7 @@ mod tests {
             ("tacos\nsystem\n(S", false),
             ("cats\ndogs\n(and Robots)", false),
             ("code\nreview\nRemember.", false),
+            ("commit.filters\n4\nSpecifies the\noption.", false),
         ] {
             assert_eq!(pickle(&testing::query(text)).is_some(), expected, "{text}");
         }

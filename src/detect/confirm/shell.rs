@@ -217,6 +217,20 @@ impl<'a> Value<'a> {
         self.is_code_span(from + offset)
     }
 
+    /// The pipe at `start` parts an address from its label, as chats write links: `<https://host/path|label>`. To a shell
+    /// the closing bracket wants a file, and there is none.
+    fn is_label(&self, start: usize, name_end: usize) -> bool {
+        let after = at(self.text, name_end + 1);
+        let is_closed =
+            at(self.text, name_end) == b'>' && (after == 0 || is_blank(after) || b".,:;!?)\"'<".contains(&after));
+        let from = start.saturating_sub(CLAUSE_BYTES_MAX);
+        let line = part(self.text, from, start);
+        let opens = |byte: &u8| *byte == b'<' || is_blank(*byte);
+        let Some(open) = line.iter().rposition(opens).map(|offset| from + offset) else { return false };
+        let heads: [&[u8]; 6] = [b"https://", b"http://", b"mailto:", b"@", b"#", b"!"];
+        is_closed && at(self.text, open) == b'<' && heads.iter().any(|head| has(self.text, open + 1, head))
+    }
+
     /// A command with arguments stands before the separator at `start`, in its line.
     fn continues(&self, start: usize) -> bool {
         let from = start.saturating_sub(CLAUSE_BYTES_MAX);
@@ -244,6 +258,7 @@ impl<'a> Value<'a> {
         let is_tight = self.is_tight(*start) && (*opener != Opener::Substitution || is_glued);
         match evidence {
             Evidence::Lethal => true,
+            _ if *opener == Opener::Pipe && self.is_label(*start, command.name_end) => false,
             Evidence::Shaped if self.is_quoted(*start, *opener, is_tight) => false,
             Evidence::Nothing if self.talk() == Talk::Code && self.is_fence(*start) => false,
             // `;$(echo id)`: nobody quotes code right behind a separator.

@@ -74,6 +74,9 @@ fn whole_values_can_be_code() {
             ("top [10] things", false),
             ("prompt", false),
             ("[1, 2, 3]", false),
+            ("--location=LOCATION\n\nAll requests go there", false),
+            ("-location=name", true),
+            ("--alert(1)", true),
         ],
     );
 }

@@ -421,6 +421,9 @@ impl<'t> Scan<'t> {
                 if placed && after.is(Word::From) && matches!(target.kind, Kind::Quote(_)) {
                     return Some(target.end);
                 }
+                if text_is(ahead, token, b"use") && is_import(ahead, token, after) {
+                    return None;
+                }
                 let copies = after.is(Word::From) || is_infile(after, ahead) || direction.eq_ignore_ascii_case(b"to");
                 loose
                     && matches!(next.kind, Kind::Word(_))
@@ -487,9 +490,26 @@ fn is_infile(after: Token, ahead: &mut Lexer<'_>) -> bool {
     infile(ahead, next)
 }
 
-/// `if (…) waitfor`, `if 1=1 select`, `begin declare`.
+fn text_is(lexer: &Lexer<'_>, token: Token, word: &[u8]) -> bool {
+    lexer.slice(token.start, token.end).eq_ignore_ascii_case(word)
+}
+
+/// How far back the statement before an import is looked for.
+const IMPORT_BYTES_MAX: usize = 64;
+
+/// `use` as programs have it: on a line of its own, or beside another one. A database is chosen once.
+fn is_import(ahead: &Lexer<'_>, token: Token, after: Token) -> bool {
+    let before = ahead.slice(token.start.saturating_sub(IMPORT_BYTES_MAX), token.start);
+    let text = before.trim_ascii_end();
+    let begins_line = before.get(text.len()..).is_some_and(|blanks| blanks.contains(&b'\n'));
+    let statement = text.strip_suffix(b";").and_then(|text| text.rsplit(|byte| *byte == b';').next());
+    let follows = statement.is_some_and(|text| text.trim_ascii_start().starts_with(b"use "));
+    begins_line || follows || after.kind == Kind::Semicolon && text_is(ahead, ahead.peek(), b"use")
+}
+
+/// `if (…) waitfor`, `if 1=1 select`, `if not exists (`, `begin declare`.
 fn conditional(token: Token, next: Token, after: Token, ahead: &mut Lexer<'_>, loose: bool) -> bool {
-    let declares = next.is(Word::Declare) || next.is(Word::Not);
+    let declares = next.is(Word::Declare) || next.is(Word::Not) && after.is(Word::Quantifier);
     let asks = next.kind == Kind::Open && matches!(after.kind, Kind::Word(Word::Select | Word::Quantifier));
     ahead.at = token.end;
     let acts = expression(ahead).is_some_and(|found| {
