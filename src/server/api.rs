@@ -18,6 +18,7 @@ use crate::clock;
 use crate::model::addr::{Client, ClientAddr, IpEntry};
 use crate::model::time::Window;
 use crate::server::access::{self, Operator};
+use crate::server::bounds::{BAN_SECONDS, IMPORT_MAX, PAGE_DEFAULT, PAGE_MAX};
 use crate::server::decisions;
 use crate::server::gate::Gate;
 use crate::server::log;
@@ -32,13 +33,6 @@ use crate::telemetry::recent::Recent;
 
 /// Bytes of a call's body at most.
 pub(in crate::server) const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Entries of a page, unless the call says otherwise, and at most.
-pub(in crate::server) const PAGE_DEFAULT: usize = 100;
-pub(in crate::server) const PAGE_MAX: usize = 1000;
-/// Bans of one import at most.
-pub(in crate::server) const IMPORT_MAX: usize = 1000;
-/// Length of a ban that names none, in seconds.
-pub(in crate::server) const BAN_SECONDS: u32 = 3600;
 
 /// What the API needs of the service around it.
 pub trait Control: Send + Sync + 'static {

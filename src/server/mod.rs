@@ -8,6 +8,7 @@
 pub mod access;
 pub mod admin;
 pub mod api;
+mod bounds;
 mod decisions;
 pub mod gate;
 pub mod listen;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::server::api::{BAN_SECONDS, IMPORT_MAX, PAGE_DEFAULT, PAGE_MAX};
+use crate::server::bounds::{BAN_SECONDS, IMPORT_MAX, PAGE_DEFAULT, PAGE_MAX};
 use crate::server::report::TEXT_BYTES_MAX;
 use crate::state::{PATTERN_BYTES_MAX, REASON_BYTES_MAX};
 use crate::telemetry::levels::{FILTER_BYTES_MAX, SECONDS_DEFAULT, SECONDS_MAX};

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::engine::phases::{ResponseHead, Standing};
-use crate::grpc::proc::route_metadata;
+use crate::grpc::proc::route_metadata::{self, OURS, ROUTE};
 use crate::grpc::read::{entry, header_value};
 use crate::grpc::wire::{Fields, Malformed, Value};
 use crate::model::decision::IdentityFlags;
@@ -15,10 +15,6 @@ use crate::session::{BodyMode, Event};
 const FILTER: &str = "envoy.filters.http.ext_proc";
 /// The namespace in which ext_authz leaves what it decided.
 const DECIDED: &str = "envoy.filters.http.ext_authz";
-/// The namespace in which an operator may name the route, and in which we say what we decided.
-pub(super) const OURS: &str = "envoy-guard";
-/// The key in it.
-pub(super) const ROUTE: &str = "guard_route";
 
 /// One message.
 #[derive(Debug, Default)]

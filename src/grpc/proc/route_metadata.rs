@@ -1,7 +1,10 @@
 //! The route that an operator names in the metadata of Envoy's own route. Envoy sends the attribute
 //! `xds.route_metadata` as text for people, in the notation of protocol buffers; one key of it is looked up here.
 
-use crate::grpc::proc::read::{OURS, ROUTE};
+/// The namespace in which an operator may name the route, and in which we say what we decided.
+pub(super) const OURS: &str = "envoy-guard";
+/// The key in it.
+pub(super) const ROUTE: &str = "guard_route";
 
 /// Where the parts of the wanted value stand: how many braces are open around each.
 const NAMESPACE_DEPTH: usize = 1;

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::engine::phases::{ResponseEdits, ResponseHead};
-use crate::grpc::proc::read::OURS;
+use crate::grpc::proc::route_metadata::OURS;
 use crate::grpc::web::{Web, escaped, grpc_status};
 use crate::grpc::wire::Message;
 use crate::grpc::write::{clean, failure_status, framed, framed_before, refusal_status};
