@@ -5,6 +5,8 @@
 //! An input is a byte that chooses the detector, then a request as HTTP/1.1 writes it down.
 #![no_main]
 
+mod kept;
+
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
@@ -74,7 +76,7 @@ static READY: LazyLock<Ready> = LazyLock::new(|| {
     let security = SecurityConfig::default();
     let built_in = DetectionConfig::default();
     let compile = |detection: &DetectionConfig, previous: Option<&Detector>| {
-        let material = Material { previous, ..Material::default() };
+        let material = Material { previous, cache: &kept::Kept, ..Material::default() };
         Arc::new(Detector::compile_with(&security, detection, &material).expect("the built-in rows compile"))
     };
     let balanced = compile(&built_in, None);

@@ -3,6 +3,8 @@
 //! texts the analysis to the analysis.
 #![no_main]
 
+mod kept;
+
 use std::sync::LazyLock;
 
 use envoy_guard::config::exclusions::{DetectionConfig, Profile};
@@ -21,8 +23,9 @@ static DETECTORS: LazyLock<[[Detector; 2]; 2]> = LazyLock::new(|| {
         let usual = SecurityConfig::default();
         let eager = SecurityConfig { detection_semantic_threshold: THRESHOLD, ..SecurityConfig::default() };
         let detection = DetectionConfig { profile, ..DetectionConfig::default() };
-        let eager = Detector::compile(&eager, &detection).expect("the built-in rows compile");
-        let material = Material { previous: Some(&eager), ..Material::default() };
+        let material = Material { cache: &kept::Kept, ..Material::default() };
+        let eager = Detector::compile_with(&eager, &detection, &material).expect("the built-in rows compile");
+        let material = Material { previous: Some(&eager), ..material };
         let usual = Detector::compile_with(&usual, &detection, &material).expect("they compiled before");
         [eager, usual]
     })
