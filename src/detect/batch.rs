@@ -26,6 +26,8 @@ const BYTES_MAX: usize = 4096;
 const VALUES_MAX: usize = 128;
 /// Values that are looked at alone rather than parted again.
 const ALONE_MAX: usize = 2;
+/// Values, in both halves of which something was seen, that are looked at alone.
+const CROWD_MAX: usize = 16;
 /// What stands behind each value, as [`side_by_side`] spells it. No value that waits holds it.
 pub(super) const SEPARATOR: char = '\u{1}';
 
@@ -70,28 +72,40 @@ impl Batch {
         may_match: &dyn Fn(&str) -> bool,
     ) -> SmallVec<[(&'b Entry, Context<'b>, &'b str); 4]> {
         let mut suspects = SmallVec::new();
-        self.part(&self.entries, may_match, &mut suspects);
+        if may_match(self.together(&self.entries)) {
+            self.part(&self.entries, may_match, &mut suspects);
+        }
         suspects
     }
 
+    /// Parts values in which `may_match` saw something.
     fn part<'b>(
         &'b self,
         entries: &'b [Entry],
         may_match: &dyn Fn(&str) -> bool,
         suspects: &mut SmallVec<[(&'b Entry, Context<'b>, &'b str); 4]>,
     ) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
-        let together = self.texts.get(first.text.start..last.text.end).unwrap_or_default();
-        if !may_match(together) {
-            return;
-        }
-        if entries.len() <= ALONE_MAX {
+        let (left, right) = entries.split_at(entries.len() / 2);
+        let is_alone = entries.len() <= ALONE_MAX;
+        let found =
+            if is_alone { (true, true) } else { [left, right].map(|half| may_match(self.together(half))).into() };
+        // Where something is everywhere, parting is in vain.
+        if found == (true, true) && entries.len() <= CROWD_MAX {
             suspects.extend(entries.iter().map(|entry| self.value(entry)));
             return;
         }
-        let (left, right) = entries.split_at(entries.len() / 2);
-        self.part(left, may_match, suspects);
-        self.part(right, may_match, suspects);
+        if found.0 {
+            self.part(left, may_match, suspects);
+        }
+        if found.1 {
+            self.part(right, may_match, suspects);
+        }
+    }
+
+    /// The texts of values that stand side by side.
+    fn together(&self, entries: &[Entry]) -> &str {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return "" };
+        self.texts.get(first.text.start..last.text.end).unwrap_or_default()
     }
 
     /// True when nothing waits.

@@ -284,13 +284,6 @@ impl Detector {
     /// Everything found in one value, in guard-core's order. Unallocated when nothing is found.
     pub(super) fn threats(&self, views: &Views<'_>, look: &Look<'_>, watch: &mut impl Watch) -> Vec<Threat> {
         let Look { context, categories, work } = *look;
-        if views.is_plain() {
-            let text = Text { text: views.content(), reach: watch.reach(views.content()) };
-            let candidates = self.table.candidates(text, ALL_VIEWS, context.source, categories);
-            if candidates.is_empty() {
-                return Vec::new();
-            }
-        }
         let found = self.scans(views, context, categories, &*watch);
         watch.scanned();
         let processed_from = source_of(views, View::Processed);
@@ -408,9 +401,6 @@ pub(super) const WORK_EXHAUSTED: &str = "work_budget_exhausted";
 
 /// The semantic analyser's finding without a kind of attack.
 const SUSPICIOUS: &str = "semantic:suspicious";
-
-/// The mask of every view.
-const ALL_VIEWS: u8 = (1 << View::ALL.len()) - 1;
 
 /// Where a value stands, and what is asked about it.
 #[derive(Clone, Copy, Debug)]

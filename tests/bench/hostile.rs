@@ -13,6 +13,10 @@ use crate::table::{Report, Row};
 
 /// Sizes in bytes, and bodies tried of each.
 const SIZES: [(usize, usize); 3] = [(1 << 10, 7000), (10 << 10, 2500), (100 << 10, 500)];
+/// Bytes of a query and of headers, values in them, and how many of each are tried.
+const PART_BYTES: usize = 8 << 10;
+const PART_VALUES: usize = 20;
+const PART_COUNT: usize = 500;
 /// Of these one in so many is a variation of one of the dearest.
 const VARIED: usize = 2;
 /// How many of the dearest are kept for variation.
@@ -276,15 +280,19 @@ impl Plan {
         plan
     }
 
-    fn input(&self, size: usize) -> Input {
+    /// What is repeated until a size is filled.
+    fn unit(&self, size: usize) -> String {
         let mut unit = self.pieces.join(self.joint) + self.joint;
         unit.push_str(&self.padding.repeat(self.pad / self.padding.len()));
         for encoding in &self.encodings {
             unit = encoding.of(&unit);
             unit.truncate(unit.floor_char_boundary(size));
         }
-        let unit = if unit.is_empty() { "x".to_owned() } else { unit };
-        let (kind, mut body) = self.holder.hold(&unit, size);
+        if unit.is_empty() { "x".to_owned() } else { unit }
+    }
+
+    fn input(&self, size: usize) -> Input {
+        let (kind, mut body) = self.holder.hold(&self.unit(size), size);
         body.truncate(body.floor_char_boundary(size + 256));
         let mut input = bare();
         input.headers.push(("content-type".into(), kind.into()));
@@ -384,45 +392,54 @@ fn median(mut all: Vec<f64>) -> f64 {
     all.get(all.len() / 2).copied().unwrap_or_default()
 }
 
-/// Adds three rows per size: the benign document of that size, the text of a program, and the dearest body found. Tries
-/// one in `part` of the bodies.
+/// The dearest of `count` requests that `input` makes of plans, dearest first.
+fn dearest(fresh: &Fresh<'_>, bait: &[String], count: usize, input: &dyn Fn(&Plan) -> Input) -> Vec<(f64, Plan)> {
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut dearest: Vec<(f64, Plan)> = Vec::new();
+    for index in 0..count {
+        let plan = match index % VARIED {
+            0 if KEPT <= dearest.len() => dearest[dice.below(dearest.len())].1.varied(&mut dice, bait),
+            _ => Plan::rolled(&mut dice, bait),
+        };
+        let request = input(&plan);
+        let floor = if dearest.len() < KEPT { 0.0 } else { dearest[KEPT - 1].0 };
+        let mut us = fresh.cost(&request, 1);
+        if floor < us {
+            us = fresh.cost(&request, 3).min(us);
+        }
+        if floor < us {
+            dearest.push((us, plan));
+            dearest.sort_by(|a, b| b.0.total_cmp(&a.0));
+            dearest.truncate(KEPT);
+        }
+    }
+    // What was dearest by a hiccup of the machine is not by the median.
+    for (us, plan) in &mut dearest {
+        let request = input(plan);
+        *us = median((0..RUNS).map(|_| fresh.cost(&request, 1)).collect());
+    }
+    dearest.sort_by(|a, b| b.0.total_cmp(&a.0));
+    dearest
+}
+
+/// What requests cost that were not seen before: the median.
+fn usual(detector: &Detector, requests: &[Input]) -> f64 {
+    median(requests.iter().map(|input| cpu::of(1, 1, || super::engine::inspect(detector, input))).collect())
+}
+
+/// Adds three rows per size: the benign document of that size, the text of a program, and the dearest body found; and two
+/// for queries and for headers. Tries one in `part` of the bodies.
 pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
     let bait = bait()?;
     let fresh = Fresh::new(detector);
     for (size, count) in SIZES.map(|(size, count)| (size, count / part.max(1))) {
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-        // Documents whose keys were seen before, and whose leaves were not.
-        let documents: Vec<Input> = (0..40).map(|salt| benign(size, salt)).collect();
-        let usual = |inputs: &[Input]| {
-            median(inputs.iter().map(|input| cpu::of(1, 1, || super::engine::inspect(detector, input))).collect())
-        };
-        let benign = usual(&documents);
+        // Documents whose keys were seen before, and whose leaves were not; before and after, for the machine is shared.
+        let documents: Vec<Input> = (0..80).map(|salt| benign(size, salt)).collect();
+        let (before, after) = documents.split_at(40);
         let programs: Vec<Input> = (0..40).map(|salt| program(size, salt)).collect();
-        let code = usual(&programs);
-        let mut dearest: Vec<(f64, Plan)> = Vec::new();
-        for index in 0..count {
-            let plan = match index % VARIED {
-                0 if KEPT <= dearest.len() => dearest[dice.below(dearest.len())].1.varied(&mut dice, &bait),
-                _ => Plan::rolled(&mut dice, &bait),
-            };
-            let input = plan.input(size);
-            let floor = if dearest.len() < KEPT { 0.0 } else { dearest[KEPT - 1].0 };
-            let mut us = fresh.cost(&input, 1);
-            if floor < us {
-                us = fresh.cost(&input, 3).min(us);
-            }
-            if floor < us {
-                dearest.push((us, plan));
-                dearest.sort_by(|a, b| b.0.total_cmp(&a.0));
-                dearest.truncate(KEPT);
-            }
-        }
-        // What was dearest by a hiccup of the machine is not by the median.
-        for (us, plan) in &mut dearest {
-            let input = plan.input(size);
-            *us = median((0..RUNS).map(|_| fresh.cost(&input, 1)).collect());
-        }
-        dearest.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let (mut benign, code) = (usual(detector, before), usual(detector, &programs));
+        let dearest = dearest(&fresh, &bait, count, &|plan| plan.input(size));
+        benign = benign.min(usual(detector, after));
         let name = format!("{} KB", size >> 10);
         report.add(Row { what: "envoy-guard, benign".into(), input: name.clone(), us: benign, rps: None, ratio: None });
         let what = "envoy-guard, benign, program text".into();
@@ -438,5 +455,41 @@ pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(
             report.add(Row { what, input: name, us: *us, rps: None, ratio: Some((us / benign, "benign")) });
         }
     }
+    let parts: [(&str, &dyn Fn(&str) -> Input); 2] = [("query, 8 KB", &in_query), ("20 headers, 8 KB", &in_headers)];
+    for (name, place) in parts {
+        let plain = |salt: usize| place(&format!("Garden chair {salt:x} of oak, "));
+        let requests: Vec<Input> = (0..40).map(plain).collect();
+        let benign = usual(detector, &requests);
+        let count = PART_COUNT / part.max(1);
+        let dearest = dearest(&fresh, &bait, count, &|plan| place(&plan.unit(PART_BYTES)));
+        report.add(Row { what: "envoy-guard, benign".into(), input: name.into(), us: benign, rps: None, ratio: None });
+        if let Some((us, plan)) = dearest.first() {
+            eprintln!("    {:.1} x, {name}: {plan:?}", us / benign);
+            let what = format!("envoy-guard, worst of {count}");
+            report.add(Row { what, input: name.into(), us: *us, rps: None, ratio: Some((us / benign, "benign")) });
+        }
+    }
     Ok(())
+}
+
+/// A query of 20 parameters that hold a unit over and over.
+fn in_query(unit: &str) -> Input {
+    let value = |number: usize| format!("{number}{}", Encoding::PercentMarks.of(&filled(unit)).replace(' ', "+"));
+    let pairs: Vec<String> = (0..PART_VALUES).map(|number| format!("q{number}={}", value(number))).collect();
+    Input { path: format!("/?{}", pairs.join("&")), method: "GET".into(), ..bare() }
+}
+
+/// 20 headers that hold a unit over and over.
+fn in_headers(unit: &str) -> Input {
+    let plain = |char: char| if char.is_control() { ' ' } else { char };
+    let value = |number: usize| format!("{number}{}", filled(unit)).chars().map(plain).collect::<String>();
+    let headers = (0..PART_VALUES).map(|number| (format!("x-{number}"), value(number).into_bytes())).collect();
+    Input { headers, method: "GET".into(), ..bare() }
+}
+
+/// As much of a unit as one value of a part holds.
+fn filled(unit: &str) -> String {
+    let mut text = unit.repeat(PART_BYTES / PART_VALUES / unit.len().max(1) + 1);
+    text.truncate(text.floor_char_boundary(PART_BYTES / PART_VALUES));
+    text
 }

@@ -23,7 +23,7 @@ use crate::detect::{Kind, Source};
 /// What reading the first word behind a separator costs.
 const PLACE_COST: usize = 32;
 /// What a byte of a command's name and of its arguments costs: they are read for several questions.
-const ARGUMENT_COST: usize = 8;
+const ARGUMENT_COST: usize = 4;
 /// Arguments are read up to this many bytes.
 const ARGUMENT_BYTES_MAX: usize = 512;
 /// What stands before a separator in its line is read up to this many bytes.
@@ -373,6 +373,7 @@ fn opening(text: &[u8], from: usize) -> Option<(usize, Opener, usize)> {
             b'&' if next == b'&' => (Opener::Separator, 2),
             b'|' => (Opener::Pipe, 1),
             b'&' => (Opener::Ampersand, 1),
+            b'\r' if next == b'\n' => (Opener::Line, 2),
             b'\n' | b'\r' => (Opener::Line, 1),
             b'`' => (Opener::Substitution, 1),
             b'$' | b'<' | b'>' if next == b'(' => (Opener::Substitution, 2),

@@ -10,6 +10,9 @@ use crate::detect::{Detection, Meter, Scope, Source, Unmetered};
 use crate::request::headers::Headers;
 use crate::request::{Body, Peer, Request, Tls};
 
+/// The mask of every view.
+const ALL_VIEWS: u8 = (1 << View::ALL.len()) - 1;
+
 static BALANCED: LazyLock<Detector> = LazyLock::new(|| detector(Profile::Balanced));
 static GUARD_CORE: LazyLock<Detector> = LazyLock::new(|| detector(Profile::GuardCore));
 
