@@ -311,6 +311,57 @@ mod tests {
         assert!(!breaker.is_open(at(120)));
     }
 
+    /// Settings for a server that does not exist.
+    fn settings(more: &str) -> Settings {
+        let text = format!(
+            r#"{{"enable_agent": true, "agent_api_key": "key", "agent_endpoint": "http://127.0.0.1:9",
+                 "agent_install_id": "id", "agent_backoff_factor": 0.001{more}}}"#
+        );
+        Settings::of(&serde_json::from_str(&text).unwrap()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn bodies_are_compressed_from_a_size_on_and_signed_as_they_were() {
+        let more = r#", "agent_compression_threshold": 20, "agent_payload_signing_secret": "secret""#;
+        let settings = settings(more);
+        // printf aaaaaaaaaaaaaaaaaaaa | openssl dgst -sha256 -hmac secret
+        let signed = "v1=efc15379022ca9ee5eb717618ceeaa3a4a6ea21f1ce33f48ecca51131ef3ef67";
+        for (length, is_compressed) in [(0, false), (19, false), (20, true), (21, true)] {
+            let body = vec![b'a'; length];
+            let parcel = Parcel::of(&settings, "/api/v1/events", &body);
+            assert_eq!(parcel.compressed.is_some(), is_compressed, "{length}");
+            assert_eq!(parcel.signature.as_deref() == Some(signed), length == 20, "{:?}", parcel.signature);
+            if let Some(bytes) = &parcel.compressed {
+                let mut plain = Vec::new();
+                std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut plain).unwrap();
+                assert_eq!(plain, body);
+            }
+        }
+        let never = Settings { compress_from: None, signing: None, ..settings };
+        let parcel = Parcel::of(&never, "/api/v1/events", &[b'a'; 5000]);
+        assert_eq!((parcel.compressed, parcel.signature), (None, None));
+        assert_eq!(parcel.url, "http://127.0.0.1:9/api/v1/events");
+    }
+
+    #[tokio::test]
+    async fn an_open_breaker_stops_attempts_and_one_probe_decides() {
+        let settings = Arc::new(settings(r#", "agent_retry_attempts": 9"#));
+        let client = Client::new(&crate::net::client::Options::default()).unwrap();
+        let mut link = Link::new(client, settings);
+        let left_alone = Sent::Kept("too many failures; the server is left alone for a while".to_owned());
+        assert_eq!(link.send("/", b"{}", 10).await, left_alone);
+        assert_eq!((link.recent.len(), link.is_open()), (5, true), "five attempts at a port where nobody listens");
+        assert_eq!(link.send("/", b"{}", 10).await, left_alone);
+        assert_eq!(link.recent.len(), 5, "no further one");
+        // Its time is over: half open.
+        link.breaker.open_until = Some(clock::instant());
+        assert_eq!(link.send("/", b"{}", 10).await, left_alone);
+        assert_eq!((link.recent.len(), link.is_open()), (6, true), "one probe, and it is open again");
+        link.breaker.open_until = Some(clock::instant());
+        link.breaker.note(false, clock::instant());
+        assert_eq!((link.breaker.failures, link.is_open()), (0, false), "a success closes it");
+    }
+
     #[test]
     fn pauses_double() {
         let pauses = [0, 1, 2, 5, 6, 90].map(|attempt| pause(1.5, attempt).as_secs_f64());
