@@ -115,7 +115,15 @@ fn measure(
     for (index, port) in [(1, ports[0]), (2, ports[1])] {
         std::fs::write(&configs[index], case.sinks.replace("PORT", &port.to_string()))?;
         servers[index].reload()?;
-        while !page(admins[index])?.contains("envoy_guard_reloads_total{result=\"success\"} 1") {
+        // It watches the file, too: there may be two.
+        loop {
+            let page = page(admins[index])?;
+            if !page.contains("envoy_guard_reloads_total{result=\"failure\"} 0") {
+                return Err("the sinks cannot be turned on".into());
+            }
+            if !page.contains("envoy_guard_reloads_total{result=\"success\"} 0") {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
