@@ -7,6 +7,21 @@ use tracing_subscriber::EnvFilter;
 
 use crate::model::time::Timestamp;
 
+/// Writes a line at a level that only the configuration knows: tracing fixes the level of each call where it stands, so
+/// `$line!(level, severity)` stands once for each.
+macro_rules! leveled {
+    ($level:expr, $line:ident) => {
+        match $level {
+            $crate::config::values::LogLevel::Debug => $line!(tracing::Level::DEBUG, None::<&str>),
+            $crate::config::values::LogLevel::Info => $line!(tracing::Level::INFO, None::<&str>),
+            $crate::config::values::LogLevel::Warning => $line!(tracing::Level::WARN, None::<&str>),
+            $crate::config::values::LogLevel::Error => $line!(tracing::Level::ERROR, None::<&str>),
+            $crate::config::values::LogLevel::Critical => $line!(tracing::Level::ERROR, Some("CRITICAL")),
+        }
+    };
+}
+pub(crate) use leveled;
+
 /// Bytes of a filter at most.
 pub const FILTER_BYTES_MAX: usize = 1024;
 /// Seconds that an operator's filter may last, and does when nothing is said.

@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 
-use tracing::Level;
-
 use crate::config::Config;
 use crate::config::values::LogLevel;
 use crate::model::addr::Client;
 use crate::model::check::Check;
 use crate::model::decision::{Decision, Origin, Verdict};
 use crate::request::Request;
+use crate::telemetry::levels::leveled;
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::recent::Keeping;
 use crate::telemetry::redact::Redaction;
@@ -88,7 +87,6 @@ impl Lines {
             .map(|found| found.categories.iter().map(|category| category.name()).collect::<Vec<_>>().join(","));
         let client = subject.client.to_string();
         let headers = (subject.outcome == Outcome::Allow).then(|| self.redaction.headers(&subject.request.headers));
-        // tracing fixes the level of each call where it stands.
         macro_rules! line {
             ($level:expr, $severity:expr) => {
                 tracing::event!(
@@ -116,13 +114,7 @@ impl Lines {
                 )
             };
         }
-        match level {
-            LogLevel::Debug => line!(Level::DEBUG, None::<&str>),
-            LogLevel::Info => line!(Level::INFO, None::<&str>),
-            LogLevel::Warning => line!(Level::WARN, None::<&str>),
-            LogLevel::Error => line!(Level::ERROR, None::<&str>),
-            LogLevel::Critical => line!(Level::ERROR, Some("CRITICAL")),
-        }
+        leveled!(level, line);
     }
 }
 

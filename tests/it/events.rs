@@ -20,7 +20,6 @@ use envoy_guard::model::event::EventType;
 use envoy_guard::model::message::Compose;
 use envoy_guard::model::place::{CloudRanges, Provider};
 use envoy_guard::model::time::{Timestamp, Window};
-use envoy_guard::request::headers::Headers;
 use envoy_guard::request::{Body, Request};
 use envoy_guard::state::memory::Memory;
 use envoy_guard::state::{Answer, BanPage, Mark, Question, State, StateError, Suspicion, Track};
@@ -33,7 +32,7 @@ use envoy_guard::telemetry::metrics::Metrics;
 use envoy_guard::telemetry::sinks::{Composers, Plan, Sinks};
 use serde_json::{Value, json};
 
-use crate::pipeline::{START, blank, policy_with};
+use crate::pipeline::{Asked, START, blank, policy_with};
 use crate::redis_servers::{Server, eventually};
 use crate::replicas::Replica;
 use crate::stack::Call;
@@ -316,32 +315,19 @@ impl Drive {
     }
 
     async fn request(&mut self, drive: &Value, now: Timestamp) {
-        let text = |field: &str| drive[field].as_str().map(str::to_owned);
-        let (method, peer) = (text("method").unwrap_or_else(|| "GET".into()), text("client_ip").or_else(|| text("ip")));
-        let (path, peer) = (
-            text("url_path").or_else(|| text("path")).unwrap_or_else(|| "/api".into()),
-            peer.unwrap_or_else(|| "192.0.2.10".into()),
-        );
-        let body = text("body").or_else(|| text("content")).unwrap_or_default();
-        let mut fields: Vec<(String, String)> = drive["headers"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.as_str().unwrap().to_owned()))
-            .collect();
-        if !body.is_empty() {
-            fields.push(("content-length".to_owned(), body.len().to_string()));
+        // Each kind of call has names of its own for what a request consists of.
+        let mut drive = drive.clone();
+        for (name, other, default) in [
+            ("client_ip", "ip", "192.0.2.10".into()),
+            ("url_path", "path", "/api".into()),
+            ("body", "content", Value::Null),
+        ] {
+            let given = [&drive[name], &drive[other]].into_iter().find(|value| value.is_string());
+            drive[name] = given.cloned().unwrap_or(default);
         }
-        let headers: Headers<'_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        let request = Request {
-            method: &method,
-            target: path.as_str().into(),
-            headers,
-            body: if body.is_empty() { Body::Absent } else { Body::Complete(body.as_bytes()) },
-            peer: peer.as_str().into(),
-            route: (drive["guard_route_unresolved"] == true).then_some("no such route"),
-            ..blank()
-        };
+        let asked = Asked::of(&drive);
+        let route = (drive["guard_route_unresolved"] == true).then_some("no such route");
+        let request = Request { route, ..asked.request() };
         let decision = decide(&self.policy, &self.state, &request, now, &Unmetered).await;
         let (client, took) = (self.policy.client(&request), Duration::from_millis(2));
         self.bus.decided(&Happening { request: &request, decision: &decision, client, took, now });

@@ -223,33 +223,59 @@ fn route((path, fields): (&String, &Value)) -> RouteConfig {
     RouteConfig { name: path.clone(), matches: vec![exact], ..route }
 }
 
+/// The request of a case.
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) peer: String,
+    body: String,
+    fields: Vec<(String, String)>,
+}
+
+impl Asked {
+    pub(crate) fn of(drive: &Value) -> Self {
+        let text = |field: &str, default: &'static str| drive[field].as_str().unwrap_or(default).to_owned();
+        let body = text("body", "");
+        let mut fields: Vec<(String, String)> = drive["headers"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.as_str().unwrap().to_owned()))
+            .collect();
+        if !body.is_empty() && !fields.iter().any(|(name, _)| name == "content-length") {
+            fields.push(("content-length".to_owned(), body.len().to_string()));
+        }
+        Self {
+            method: text("method", "GET"),
+            path: text("url_path", "/api"),
+            peer: text("client_ip", ""),
+            body,
+            fields,
+        }
+    }
+
+    pub(crate) fn request(&self) -> Request<'_> {
+        let body = self.body.as_bytes();
+        Request {
+            method: &self.method,
+            target: self.path.as_str().into(),
+            headers: self.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+            body: if body.is_empty() { Body::Absent } else { Body::Complete(body) },
+            peer: self.peer.as_str().into(),
+            ..blank()
+        }
+    }
+}
+
 fn observe(
     policy: &Policy,
     (state, runtime): (&impl State, &Runtime),
     drive: &Value,
     now: Timestamp,
 ) -> Map<String, Value> {
-    let text = |field: &str, default: &'static str| drive[field].as_str().unwrap_or(default).to_owned();
-    let (method, path, peer) = (text("method", "GET"), text("url_path", "/api"), text("client_ip", ""));
-    let body = text("body", "");
-    let mut fields: Vec<(String, String)> = drive["headers"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.as_str().unwrap().to_owned()))
-        .collect();
-    if !body.is_empty() && !fields.iter().any(|(name, _)| name == "content-length") {
-        fields.push(("content-length".to_owned(), body.len().to_string()));
-    }
-    let headers: Headers<'_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let request = Request {
-        method: &method,
-        target: path.as_str().into(),
-        headers,
-        body: if body.is_empty() { Body::Absent } else { Body::Complete(body.as_bytes()) },
-        peer: peer.as_str().into(),
-        ..blank()
-    };
+    let asked = Asked::of(drive);
+    let (method, path, peer) = (&asked.method, &asked.path, &asked.peer);
+    let request = asked.request();
     let decision = runtime.block_on(decide(policy, state, &request, now, &Unmetered));
     if drive["stage"] == "process_response" {
         let status = drive["response_status"].as_u64().unwrap_or(200);
@@ -257,10 +283,10 @@ fn observe(
         let standing = Standing { flags: decision.flags, ..Standing::default() };
         let (judged, _) = runtime.block_on(judge(policy, state, (&request, now), &standing, &head));
         let mut found = response(&decision, drive);
-        found.extend(answer(&judged, &peer, &path, &method).remove_entry("events"));
+        found.extend(answer(&judged, peer, path, method).remove_entry("events"));
         return found;
     }
-    answer(&decision, &peer, &path, &method)
+    answer(&decision, peer, path, method)
 }
 
 /// What the upstream's response becomes when the request is allowed.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tracing::Level;
 
 use crate::config::values::LogLevel;
 use crate::telemetry::buffer::Buffer;
 use crate::telemetry::events::Event;
 use crate::telemetry::events::json::Style;
+use crate::telemetry::levels::leveled;
 
 /// Events written before others have a turn.
 const TURN: usize = 256;
@@ -38,17 +38,10 @@ pub(super) async fn run(level: LogLevel, queue: Buffer<Arc<Event>>, mut stop: wa
 
 fn write(level: LogLevel, event: &Event) {
     let (name, envelope) = (event.kind.name(), event.envelope(Style::Joined));
-    // tracing fixes the level of each call where it stands.
     macro_rules! line {
         ($level:expr, $severity:expr) => {
             tracing::event!(target: "event", $level, severity = $severity, event = name, %envelope, "{}", event.reason)
         };
     }
-    match level {
-        LogLevel::Debug => line!(Level::DEBUG, None::<&str>),
-        LogLevel::Info => line!(Level::INFO, None::<&str>),
-        LogLevel::Warning => line!(Level::WARN, None::<&str>),
-        LogLevel::Error => line!(Level::ERROR, None::<&str>),
-        LogLevel::Critical => line!(Level::ERROR, Some("CRITICAL")),
-    }
+    leveled!(level, line);
 }
