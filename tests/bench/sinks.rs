@@ -112,8 +112,11 @@ fn measure(
         server.drive(file, 2 * CALLS)?;
     }
     let before = rounds(&servers, file, length / 2)?;
-    for (index, port) in [(1, ports[0]), (2, ports[1])] {
-        std::fs::write(&configs[index], case.sinks.replace("PORT", &port.to_string()))?;
+    // What a reload changes by itself happens to all of them.
+    let [stalled, taken] = ports.map(|port| case.sinks.replace("PORT", &port.to_string()));
+    let without = r#"{"telemetry": {"decisions": {"entries": 999}}}"#.to_owned();
+    for (index, text) in [without, stalled, taken].into_iter().enumerate() {
+        std::fs::write(&configs[index], text)?;
         servers[index].reload()?;
         // It watches the file, too: there may be two.
         loop {
