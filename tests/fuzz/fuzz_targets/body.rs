@@ -41,8 +41,8 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Bodies of these types are plain text around their values: what stands in front of a cut must be seen.
 const TRANSPARENT: [u8; 8] = [1, 2, 3, 9, 11, 13, 19, 23];
-/// A word that no input is likely to hold.
-const NEEDLE: &str = "q7Vkz0wXj";
+/// A word that no input is likely to hold, longer than the shortest run of a binary body that is looked at.
+const NEEDLE: &str = "q7Vkz0wXjT4mNb2Lc9RdHs6P";
 
 #[derive(Default)]
 struct Count {
