@@ -338,6 +338,10 @@ impl Detector {
         let (view, text) = (candidate.view, candidate.text);
         let row = self.table.row(id).filter(|row| view == View::Additive || row.views & view.bit() != 0)?;
         let range = self.table.confirmed(id, candidate, answers);
+        // A prefilter's match alone is nothing to tell.
+        if range.is_none() && watch.explains() && !self.table.holds(id, text) {
+            return None;
+        }
         watch.hit(row, candidate, range.as_ref());
         let range = range?;
         Some(Threat {
@@ -425,6 +429,11 @@ pub(super) trait Watch {
 
     /// All second looks were taken, or the work for them is spent; so many units were spent before.
     fn worked(&mut self, _work: &Work, _before: usize) {}
+
+    /// Whether somebody wants to read what was looked at in vain.
+    fn explains(&self) -> bool {
+        false
+    }
 
     /// A row's candidate, and what became of it.
     fn hit(&mut self, row: &Row, candidate: &Candidate<'_>, confirmed: Option<&Range<usize>>);

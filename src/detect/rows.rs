@@ -56,6 +56,8 @@ pub(crate) struct Row {
     pub(crate) views: u8,
     /// The candidate's expression.
     pub(crate) pattern: String,
+    /// Found wherever `pattern` is, and cheaper to look for: the automaton has it in the pattern's place.
+    pub(crate) prefilter: Option<String>,
     /// How the expression is read.
     pub(crate) flags: Flags,
     /// Demands more than the candidate.
@@ -156,6 +158,7 @@ struct RowText {
     kinds: Option<Vec<KindName>>,
     views: Option<Vec<ViewName>>,
     pattern: String,
+    prefilter: Option<String>,
     #[serde(default)]
     flags: Vec<FlagName>,
     confirm: Option<String>,
@@ -320,8 +323,10 @@ fn check(text: RowText, category: Category, file: &str, wrong: &mut dyn FnMut(St
     if !(0.0..=10.0).contains(&weight) {
         wrong(format!("weight {weight} is not between 0 and 10"));
     }
-    if text.pattern.contains('\0') {
-        wrong("the pattern holds a NUL character; write \\x00".to_owned());
+    for (name, pattern) in [("pattern", Some(&text.pattern)), ("prefilter", text.prefilter.as_ref())] {
+        if pattern.is_some_and(|pattern| pattern.contains('\0')) {
+            wrong(format!("the {name} holds a NUL character; write \\x00"));
+        }
     }
     Row {
         id: text.id,
@@ -336,6 +341,7 @@ fn check(text: RowText, category: Category, file: &str, wrong: &mut dyn FnMut(St
             .views
             .map_or(View::Processed.bit(), |views| views.into_iter().fold(0, |mask, view| mask | 1 << (view as u8))),
         pattern: text.pattern,
+        prefilter: text.prefilter,
         flags: Flags {
             case_sensitive: text.flags.contains(&FlagName::CaseSensitive),
             multiline: text.flags.contains(&FlagName::Multiline),

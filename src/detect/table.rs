@@ -87,6 +87,10 @@ impl Table {
             .as_ref()
             .map(|texts| texts.iter().zip(&alone).map(|(pattern, alone)| Expression { pattern, ..*alone }).collect());
         let mut sets: Vec<_> = Reach::ALL.iter().map(|reach| within(&rows, &alone, *reach)).collect();
+        // Plain text is short of what the prefilters look for; there the patterns themselves are as cheap.
+        if let Some(all) = sets.last_mut() {
+            all.iter_mut().for_each(|expression| prefilter(&rows, expression));
+        }
         sets.extend(together.iter().map(|together| within(&rows, together, batch::REACH)));
         let mut automata = Automaton::compile_all(&sets, cache).map_err(|error| faults(&rows, error))?;
         let together = if together.is_some() { automata.pop() } else { None };
@@ -185,6 +189,11 @@ impl Table {
             }
             Some(Second::Find(confirm)) => {
                 let range = answers.ask(confirm, candidate)?;
+                if row.prefilter.is_some()
+                    && !(candidate.work.take(candidate.text.len()) && self.holds(id, candidate.text))
+                {
+                    return None;
+                }
                 if passes(&range) {
                     return Some(range);
                 }
@@ -208,6 +217,15 @@ impl Table {
         }
     }
 
+    /// Whether `text` holds what a row looks for, which a prefilter does not say. Dearer than most second looks, so it is
+    /// asked behind them.
+    pub(crate) fn holds(&self, id: u16, text: &str) -> bool {
+        let Some(row) = self.row(id).filter(|row| row.prefilter.is_some()) else { return true };
+        let regex = self.spans.get(usize::from(id)).and_then(Option::as_ref);
+        debug_assert!(regex.is_some(), "{}", row.id);
+        regex.is_none_or(|regex| regex.is_match(text.as_bytes()))
+    }
+
     /// The first `most` matches of a row's own expression, left to right.
     fn spans<'a>(
         &'a self,
@@ -216,11 +234,13 @@ impl Table {
         most: usize,
     ) -> impl Iterator<Item = Range<usize>> + 'a {
         let regex = self.spans.get(usize::from(id)).and_then(Option::as_ref);
-        // The automaton vouches for a match; without a span for it, it is the text up to the match's end.
+        // The automaton vouches for a match, unless it looked for something else; without a span for it, it is the text
+        // up to the match's end.
+        let vouches = self.row(id).is_some_and(|row| row.prefilter.is_none());
         let whole = 0..candidate.end.min(candidate.text.len());
         let found = regex.map(|regex| regex.find_iter(candidate.text.as_bytes()).map(|found| found.range()));
         let mut found = found.into_iter().flatten().take(most).peekable();
-        let fallback = found.peek().is_none().then_some(whole);
+        let fallback = (vouches && found.peek().is_none()).then_some(whole);
         found.chain(fallback).map(|range| on_char_boundaries(candidate.text, range))
     }
 }
@@ -245,9 +265,10 @@ fn on_char_boundaries(text: &str, range: Range<usize>) -> Range<usize> {
     text.floor_char_boundary(range.start)..text.ceil_char_boundary(range.end)
 }
 
-/// The expression that finds the span of a row's match; none where the second look finds it by itself.
+/// The expression that finds the span of a row's match; none where the second look finds it by itself and the automaton
+/// vouches for it.
 fn span(row: &Row) -> Option<Regex> {
-    if matches!(row.confirm, Some(Second::Find(_))) {
+    if matches!(row.confirm, Some(Second::Find(_))) && row.prefilter.is_none() {
         return None;
     }
     RegexBuilder::new(&row.pattern)
@@ -258,6 +279,13 @@ fn span(row: &Row) -> Option<Regex> {
         .size_limit(SPAN_BYTES_MAX)
         .build()
         .ok()
+}
+
+/// Puts a row's prefilter into the place of its pattern.
+fn prefilter<'r>(rows: &'r [Row], expression: &mut Expression<'r>) {
+    if let Some(cheap) = rows.get(expression.id).and_then(|row| row.prefilter.as_deref()) {
+        expression.pattern = cheap;
+    }
 }
 
 fn expression(id: usize, row: &Row) -> Expression<'_> {
@@ -278,7 +306,15 @@ fn faults(rows: &[Row], error: CompileError) -> Vec<DetectError> {
         key: format!("{}: {}", row.file, row.id),
         message: error.message,
     };
-    let alone = |row: &Row| Automaton::test_compile(&expression(0, row)).err().map(|error| fault(row, error));
+    let alone = |row: &Row| {
+        let pattern = expression(0, row);
+        let texts = [Some(pattern.pattern), row.prefilter.as_deref()];
+        let error = texts
+            .into_iter()
+            .flatten()
+            .find_map(|pattern_text| Automaton::test_compile(&Expression { pattern: pattern_text, ..pattern }).err());
+        error.map(|error| fault(row, error))
+    };
     let faults: Vec<DetectError> = rows.iter().filter_map(alone).collect();
     if faults.is_empty() { vec![DetectError { key: "patterns".to_owned(), message: error.message }] } else { faults }
 }

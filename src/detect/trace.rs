@@ -159,6 +159,10 @@ impl Watch for Tracer {
         Reach::All
     }
 
+    fn explains(&self) -> bool {
+        true
+    }
+
     fn worked(&mut self, work: &Work, before: usize) {
         let (spent, most) = work.share();
         (self.0.work, self.0.is_exhausted) = ((spent - before, most), work.is_spent());

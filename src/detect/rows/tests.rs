@@ -1,4 +1,9 @@
+use rand::prelude::*;
+use regex_syntax::ParserBuilder;
+use regex_syntax::hir::{Class, Hir, HirKind};
+
 use super::*;
+use crate::detect::automaton::Automaton;
 
 fn text_of(rows: &str) -> String {
     format!("category: sqli\nrows:\n{rows}")
@@ -73,4 +78,60 @@ fn a_row_of_a_folder_replaces_the_one_of_the_same_id() {
     let files = [PatternFile { name: "a.yaml", text: &first }, PatternFile { name: "b.yaml", text: &second }];
     let rows = load(Profile::Balanced, &files).unwrap();
     assert_eq!(rows.iter().filter(|row| row.id == "T-1").map(|row| row.pattern.as_str()).collect::<Vec<_>>(), ["y"]);
+}
+
+/// One text that `hir` describes, roughly: what stands around a place is not looked at.
+fn sample(hir: &Hir, rng: &mut StdRng, out: &mut Vec<u8>) {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => (),
+        HirKind::Literal(literal) => out.extend(literal.0.iter()),
+        HirKind::Class(Class::Bytes(class)) => {
+            if let Some(range) = class.ranges().choose(rng) {
+                out.push(rng.random_range(range.start()..=range.end()));
+            }
+        }
+        HirKind::Class(Class::Unicode(class)) => {
+            if let Some(range) = class.ranges().choose(rng) {
+                out.extend(rng.random_range(range.start()..=range.end()).to_string().bytes());
+            }
+        }
+        HirKind::Repetition(repetition) => {
+            let more = if rng.random_bool(0.1) { 70 } else { 3 };
+            let most = repetition.max.unwrap_or(u32::MAX).min(repetition.min + more);
+            (0..rng.random_range(repetition.min..=most)).for_each(|_| sample(&repetition.sub, rng, out));
+        }
+        HirKind::Capture(capture) => sample(&capture.sub, rng, out),
+        HirKind::Concat(parts) => parts.iter().for_each(|part| sample(part, rng, out)),
+        HirKind::Alternation(parts) => parts.choose(rng).into_iter().for_each(|part| sample(part, rng, out)),
+    }
+}
+
+#[test]
+fn a_prefilter_finds_whatever_its_pattern_finds() {
+    let mut rng = StdRng::seed_from_u64(7);
+    for row in load(Profile::Balanced, &[]).unwrap() {
+        let Some(prefilter) = &row.prefilter else { continue };
+        let expression = Expression { id: 0, pattern: &row.pattern, flags: row.flags, prefilter: false };
+        let exact = Automaton::compile(&[expression]).unwrap();
+        let cheap = Automaton::compile(&[Expression { pattern: prefilter, ..expression }]).unwrap();
+        let hir = ParserBuilder::new()
+            .utf8(false)
+            .unicode(false)
+            .case_insensitive(!row.flags.case_sensitive)
+            .dot_matches_new_line(row.flags.dotall)
+            .build()
+            .parse(&row.pattern)
+            .unwrap();
+        let mut matches = 0;
+        for _ in 0..3000 {
+            let mut text = vec![b'\n'; rng.random_range(0..3)];
+            sample(&hir, &mut rng, &mut text);
+            text.extend(std::iter::repeat_n(b' ', rng.random_range(0..3)));
+            if exact.scan(&text, |_| ()).is_some() {
+                matches += 1;
+                assert!(cheap.scan(&text, |_| ()).is_some(), "{}: {:?}", row.id, String::from_utf8_lossy(&text));
+            }
+        }
+        assert!(1000 < matches, "{}: {matches} of the samples match", row.id);
+    }
 }

@@ -12,6 +12,17 @@ const DEPTH_MAX: usize = 64;
 
 /// True when `text` is a Python expression, or several with commas between.
 pub(super) fn is_expression(text: &str) -> bool {
+    !is_foreign(text) && parses(text)
+}
+
+/// True for a text with a sign that expressions hold only in strings and comments, and with neither.
+fn is_foreign(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    memchr::memchr3(b'\'', b'"', b'#', bytes).is_none()
+        && (memchr::memchr3(b';', b'?', b'$', bytes).is_some() || bytes.contains(&b'`'))
+}
+
+fn parses(text: &str) -> bool {
     let mut parser = Parser { lexer: Lexer::new(text), depth: 0 };
     parser.top().is_some()
 }
@@ -332,7 +343,7 @@ impl<'t> Parser<'t> {
         Some(true)
     }
 
-    fn is_comprehension(&self) -> bool {
+    fn is_comprehension(&mut self) -> bool {
         matches!(self.lexer.peek(), Token::Word("for" | "async"))
     }
 

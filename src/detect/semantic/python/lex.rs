@@ -37,16 +37,18 @@ const SIGNS: [&str; 37] = [
 const FOREIGN: [&str; 15] =
     ["->", "<>", "+=", "-=", "*=", "/=", "%=", "@=", "&=", "|=", "^=", "**=", "//=", "<<=", ">>="];
 
-/// Walks over a text; copying it looks ahead.
+/// Walks over a text; a copy of it can come back. The token ahead is read once, however often it is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lexer<'t> {
     text: &'t str,
     at: usize,
+    /// The next token, and where it ends.
+    ahead: Option<(Token<'t>, usize)>,
 }
 
 impl<'t> Lexer<'t> {
     pub(super) const fn new(text: &'t str) -> Self {
-        Self { text, at: 0 }
+        Self { text, at: 0, ahead: None }
     }
 
     /// Bytes read.
@@ -54,32 +56,46 @@ impl<'t> Lexer<'t> {
         self.at
     }
 
-    pub(super) fn peek(&self) -> Token<'t> {
-        let mut ahead = *self;
-        ahead.next()
+    pub(super) fn peek(&mut self) -> Token<'t> {
+        if let Some((token, _)) = self.ahead {
+            return token;
+        }
+        let at = self.at;
+        let token = self.read();
+        self.ahead = Some((token, self.at));
+        self.at = at;
+        token
     }
 
     /// Steps over `sign` when it is next.
     pub(super) fn take(&mut self, sign: &'static str) -> bool {
-        let mut ahead = *self;
-        let is_next = ahead.next() == Token::Sign(sign);
-        if is_next {
-            *self = ahead;
-        }
-        is_next
+        self.take_token(Token::Sign(sign))
     }
 
     /// Steps over the keyword `word` when it is next.
     pub(super) fn take_word(&mut self, word: &'static str) -> bool {
-        let mut ahead = *self;
-        let is_next = ahead.next() == Token::Word(word);
+        self.take_token(Token::Word(word))
+    }
+
+    fn take_token(&mut self, wanted: Token<'static>) -> bool {
+        let is_next = self.peek() == wanted;
         if is_next {
-            *self = ahead;
+            self.next();
         }
         is_next
     }
 
     pub(super) fn next(&mut self) -> Token<'t> {
+        match self.ahead.take() {
+            Some((token, end)) => {
+                self.at = end;
+                token
+            }
+            None => self.read(),
+        }
+    }
+
+    fn read(&mut self) -> Token<'t> {
         let rest = self.rest();
         let trimmed = rest.trim_start_matches([' ', '\t', '\u{c}']);
         self.at += rest.len() - trimmed.len();
