@@ -8,7 +8,7 @@ mod commands;
 mod talk;
 mod words;
 
-use std::cell::OnceCell;
+use std::cell::{LazyCell, OnceCell};
 use std::ops::Range;
 
 use crate::detect::confirm::Candidate;
@@ -16,7 +16,7 @@ use crate::detect::confirm::path;
 use crate::detect::confirm::scan::{at, find, has, is_blank, is_word, part, skip};
 use crate::detect::confirm::shell::commands::{Rank, speaks_alone};
 use crate::detect::confirm::shell::talk::Talk;
-use crate::detect::confirm::shell::words::{Command, command, plain_words};
+use crate::detect::confirm::shell::words::{Command, command, may_be_disguised, plain_words};
 use crate::detect::work::Work;
 use crate::detect::{Kind, Source};
 
@@ -34,7 +34,8 @@ const PROSE_BYTES_MIN: usize = 160;
 /// A command behind a separator, a line break or in a substitution.
 pub(crate) fn separated_command(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     let text = candidate.text.as_bytes();
-    let value = Value::of(candidate);
+    // Most values with a separator hold no command.
+    let value = LazyCell::new(|| Value::of(candidate));
     let mut index = 0;
     loop {
         let (start, opener, next) = opening(text, index)?;
@@ -438,6 +439,9 @@ fn evidence(command: &Command, arguments: &[u8]) -> Evidence {
 
 /// A line that names a secret file only once quotes and expansions are taken away.
 fn hides_secret(text: &[u8], from: usize, work: &Work) -> bool {
+    if !may_be_disguised(text, from) {
+        return false;
+    }
     let (plain, is_disguised) = plain_words(text, from);
     work.take(plain.bytes().len())
         && is_disguised

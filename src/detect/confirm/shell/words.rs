@@ -99,6 +99,15 @@ pub(crate) fn plain_words(text: &[u8], from: usize) -> (Folded<128>, bool) {
     (plain, is_disguised)
 }
 
+/// False when [`plain_words`] certainly finds nothing disguised.
+pub(crate) fn may_be_disguised(text: &[u8], from: usize) -> bool {
+    let window = part(text, from, from + WORD_BYTES_MAX);
+    let ends = |byte: u8| matches!(byte, b';' | b'|' | b'&' | b'\n');
+    let first = window.iter().position(|byte| ends(*byte) || matches!(byte, b'$' | b'\'' | b'"' | b'\\' | b'{' | b'}'));
+    work::read(first.unwrap_or(window.len()));
+    first.and_then(|first| window.get(first)).is_some_and(|byte| !ends(*byte))
+}
+
 /// The command that a word names.
 fn named(text: &[u8], start: usize, word: &Word, is_disguised: bool) -> Option<Command> {
     let bytes = word.text.bytes();
