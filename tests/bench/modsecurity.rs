@@ -185,7 +185,7 @@ fn over_corpus(driver: &Driver, detector: &Detector, path: &Path, report: &mut R
     let name = format!("corpus, every {step}th core");
     let inspect = |input: &Input| detector.inspect(&input.view(), &Scope::default(), &Unmetered).finding.is_some();
     let verdicts: Vec<bool> = sample.iter().map(|input| inspect(input)).collect();
-    let ours = cpu::of(3, 1, || sample.iter().for_each(|input| drop(std::hint::black_box(inspect(input)))))
+    let ours = cpu::of(3, 1, || sample.iter().for_each(|input| _ = std::hint::black_box(inspect(input))))
         / sample.len() as f64;
     report.add(Row { what: "envoy-guard".into(), input: name.clone(), us: ours, rps: None, ratio: None });
     let note = |what: &str, refused: &[bool], report: &mut Report| {
