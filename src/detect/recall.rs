@@ -14,8 +14,10 @@ use crate::model::category::CategorySet;
 const TEXT_MAX: usize = 1024;
 /// Longest name that is kept, in bytes.
 const NAME_MAX: usize = 64;
-/// Values kept by one thread, a power of two: at most 1.2 MiB.
-const SLOTS: usize = 1024;
+/// Sets of places in one thread's table, a power of two.
+const SETS: usize = 256;
+/// Values kept by each set: what repeats in every request must not push each other out. At most 1.2 MiB in all.
+const WAYS: usize = 4;
 
 /// What a verdict depends on besides the text and its place.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -61,14 +63,61 @@ impl<'a> Key<'a> {
     }
 }
 
-/// A place for one value. What is seen once leaves its digest only: it takes the place of nothing that repeats.
+/// The places that a value may take by its digest. What is seen once leaves its digest only: it takes the place of nothing
+/// that repeats.
+#[derive(Debug, Default)]
+struct Set {
+    /// Digests of clean values that came once, the oldest next to go.
+    seen: [u64; WAYS],
+    oldest: usize,
+    slots: [Slot; WAYS],
+    /// Where a place is looked for next.
+    hand: usize,
+}
+
 #[derive(Debug, Default)]
 struct Slot {
-    /// Of the clean value that came last.
-    seen: u64,
-    /// Of the value held.
     digest: u64,
+    /// Asked for since the hand passed.
+    is_recent: bool,
     held: Option<Held>,
+}
+
+impl Set {
+    fn clean(&mut self, digest: u64, key: &Key<'_>) -> Option<u32> {
+        let slot = self.slots.iter_mut().find(|slot| slot.digest == digest)?;
+        let units = slot.held.as_ref().filter(|held| held.is(key))?.units;
+        slot.is_recent = true;
+        Some(units)
+    }
+
+    fn note_clean(&mut self, digest: u64, key: &Key<'_>, units: u32) {
+        let known = self.slots.iter().position(|slot| slot.digest == digest);
+        let is_repeated = known.is_some() || self.seen.contains(&digest);
+        if !is_repeated {
+            let oldest = self.oldest % WAYS;
+            self.oldest = oldest + 1;
+            self.seen.iter_mut().skip(oldest).take(1).for_each(|seen| *seen = digest);
+            return;
+        }
+        let index = known.unwrap_or_else(|| self.place());
+        if let Some(slot) = self.slots.get_mut(index) {
+            let bytes = slot.held.take().map(|held| held.bytes).unwrap_or_default();
+            *slot = Slot { digest, is_recent: true, held: Some(Held::of(key, units, bytes)) };
+        }
+    }
+
+    /// The next place that nobody asked for since the hand passed it.
+    fn place(&mut self) -> usize {
+        for _ in 0..WAYS {
+            self.hand = (self.hand + 1) % WAYS;
+            match self.slots.get_mut(self.hand) {
+                Some(slot) if slot.is_recent => slot.is_recent = false,
+                _ => break,
+            }
+        }
+        self.hand
+    }
 }
 
 #[derive(Debug)]
@@ -118,35 +167,37 @@ impl Held {
 
 struct Table {
     hasher: foldhash::fast::RandomState,
-    slots: Vec<Slot>,
+    sets: Vec<Set>,
+}
+
+impl Table {
+    /// The set of a value, and its digest.
+    fn set(&mut self, key: &Key<'_>) -> Option<(&mut Set, u64)> {
+        let digest = key.digest(&self.hasher);
+        self.sets.get_mut(digest as usize % SETS).map(|set| (set, digest))
+    }
 }
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::new(Table {
         hasher: foldhash::fast::RandomState::default(),
-        slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+        sets: (0..SETS).map(|_| Set::default()).collect(),
     });
 }
 
 /// The units of work that this very value took when it was found clean before; `None` when it was not.
 pub(super) fn clean(key: &Key<'_>) -> Option<u32> {
-    TABLE.with_borrow(|table| {
-        let digest = key.digest(&table.hasher);
-        let slot = table.slots.get(digest as usize % SLOTS).filter(|slot| slot.digest == digest)?;
-        slot.held.as_ref().filter(|held| held.is(key)).map(|held| held.units)
+    TABLE.with_borrow_mut(|table| {
+        let (set, digest) = table.set(key)?;
+        set.clean(digest, key)
     })
 }
 
 /// Notes that a value is clean, and what it took to know; the second time it is kept.
 pub(super) fn note_clean(key: &Key<'_>, units: u32) {
     TABLE.with_borrow_mut(|table| {
-        let digest = key.digest(&table.hasher);
-        let Some(slot) = table.slots.get_mut(digest as usize % SLOTS) else { return };
-        if slot.seen == digest {
-            let bytes = slot.held.take().map(|held| held.bytes).unwrap_or_default();
-            *slot = Slot { seen: digest, digest, held: Some(Held::of(key, units, bytes)) };
-        } else {
-            slot.seen = digest;
+        if let Some((set, digest)) = table.set(key) {
+            set.note_clean(digest, key, units);
         }
     });
 }
@@ -186,6 +237,26 @@ mod tests {
             Key::new(Epoch { detector: 1, ..epoch }, &context, "text/html", &lens()),
         ] {
             assert_eq!(clean(&other.unwrap()), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_repeats_is_recalled_whatever_its_digests_are() {
+        let context = Context::new(Source::Header, "cookie");
+        let hot: Vec<String> = (0..48).map(|number| format!("hot {number}")).collect();
+        for detector in 1..40 {
+            // A number for each round: the digests fall anew, as in another thread.
+            let epoch = Epoch { detector: u64::MAX - detector, semantic: 3 };
+            let texts: Vec<String> = hot.iter().map(|text| format!("{text} {detector}")).collect();
+            let is_clean = |text: &str| clean(&Key::new(epoch, &context, text, &lens()).unwrap()).is_some();
+            let note = |text: &str| note_clean(&Key::new(epoch, &context, text, &lens()).unwrap(), 1);
+            for pass in 0..6 {
+                texts.iter().filter(|text| !is_clean(text)).for_each(|text| note(text));
+                // Values that come once stand between.
+                (0..100).for_each(|once| note(&format!("once {pass} {once}")));
+            }
+            let recalled = texts.iter().filter(|text| is_clean(text)).count();
+            assert!(44 <= recalled, "{recalled} of 48 in round {detector}");
         }
     }
 
