@@ -372,6 +372,12 @@ const fn is_delimiter(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':' | b'{' | b'}' | b'[' | b']' | b'"' | b'\'' | b'/')
 }
 
+/// True for a number, a boolean or a null as every parser writes it. Other bare words (`0x1f`, `10.0.0.1`) are text to
+/// somebody.
+pub(super) fn is_strict_literal(word: &str) -> bool {
+    literal(word) == Soundness::Strict
+}
+
 fn literal(word: &str) -> Soundness {
     match word {
         "true" | "false" | "null" | "NaN" | "Infinity" | "-Infinity" => Soundness::Strict,

@@ -59,12 +59,13 @@ fn run(data: &[u8]) {
     if report.processed_length != report.original_length || GLANCE_MAX < text.len() {
         return;
     }
-    // Blanks at an end or in a row would be taken away: those texts are not plain. Neither are texts that the chain
+    // Blanks at an end or in a row and control characters would be taken away: those texts are not plain. Neither are texts that the chain
     // changed without changing their length.
     let filler = " zz".repeat(GLANCE_MAX / 3 + 1);
     let is_plain = !text.is_empty()
         && text.is_ascii()
         && !text.ends_with(' ')
+        && !text.bytes().any(|byte| byte < 0x20)
         && !text.contains(['%', '&', '\\', '#', '-', '*', '/']);
     if is_plain {
         let long = format!("{text}{filler}");
