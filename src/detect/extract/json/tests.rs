@@ -171,3 +171,18 @@ proptest! {
         prop_assert_eq!(lexer.position(), text.len());
     }
 }
+
+#[test]
+fn only_what_every_parser_reads_alike_is_a_literal() {
+    for (word, expected) in [
+        ("12", true),
+        ("-1.5e3", true),
+        ("true", true),
+        ("null", true),
+        ("0x1f", false),
+        ("10.0.0.1", false),
+        ("+5", false),
+    ] {
+        assert_eq!(is_strict_literal(word), expected, "{word}");
+    }
+}
