@@ -29,7 +29,7 @@ pub(super) enum Token<'t> {
     Key(Text<'t>),
     /// A string, escapes not resolved.
     String(Text<'t>),
-    /// A number, boolean or null.
+    /// A number, boolean or null, as every parser reads it.
     Literal(&'t str),
 }
 
@@ -280,7 +280,12 @@ impl<'t> Lexer<'t> {
         let soundness = literal(word);
         self.worsen(soundness);
         self.begin_value(false);
-        (soundness != Soundness::Broken).then_some(Token::Literal(word))
+        match soundness {
+            Soundness::Strict => Some(Token::Literal(word)),
+            // A number to some parsers only (`0x1f`, `10.0.0.1`); what others make of it is text.
+            Soundness::Lenient => Some(Token::String(Text { raw: word, escaped: false })),
+            Soundness::Broken => None,
+        }
     }
 }
 
@@ -370,12 +375,6 @@ fn special(bytes: &[u8], quote: u8) -> Option<(usize, u8)> {
 #[inline]
 const fn is_delimiter(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':' | b'{' | b'}' | b'[' | b']' | b'"' | b'\'' | b'/')
-}
-
-/// True for a number, a boolean or a null as every parser writes it. Other bare words (`0x1f`, `10.0.0.1`) are text to
-/// somebody.
-pub(super) fn is_strict_literal(word: &str) -> bool {
-    literal(word) == Soundness::Strict
 }
 
 fn literal(word: &str) -> Soundness {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use smallvec::SmallVec;
 
 use crate::detect::extract::Flow;
-use crate::detect::extract::json::{self, Lexer, Soundness, Text, Token};
+use crate::detect::extract::json::{Lexer, Soundness, Text, Token};
 use crate::detect::extract::place::{Place, Step, same_name};
 use crate::detect::extract::sink::{Sink, Value};
 use crate::detect::{Context, Kind, Lens, Source};
@@ -162,7 +162,7 @@ impl<'t> Walker<'t, '_> {
             }
             Token::Key(key) => self.key(key, scratch, sink),
             Token::String(text) => self.leaf(text.resolved(scratch), false, sink),
-            Token::Literal(text) => self.leaf(text, json::is_strict_literal(text), sink),
+            Token::Literal(text) => self.leaf(text, true, sink),
         }
     }
 
