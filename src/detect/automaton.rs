@@ -13,8 +13,8 @@ use crate::detect::rows::{Expression, ROWS_MAX};
 
 /// Words of a set of expressions.
 const WORDS: usize = ROWS_MAX / 64;
-/// Scratch spaces one thread keeps: the four databases of two generations, and some for tests.
-const SCRATCHES_MAX: usize = 12;
+/// Scratch spaces one thread keeps: the databases of two generations, and some for tests.
+const SCRATCHES_MAX: usize = 16;
 
 /// A set of expression numbers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -12,7 +12,6 @@ use crate::config::security::SecurityConfig;
 use crate::detect::confirm::Candidate;
 use crate::detect::custom::{self, CustomPatterns, PatternError, Set};
 use crate::detect::monitor::{Anomaly, Monitor, Sample, Stats};
-use crate::detect::reach::Reach;
 use crate::detect::recall::Epoch;
 use crate::detect::rows::{self, Row};
 use crate::detect::semantic::{self, Analysis};
@@ -367,8 +366,8 @@ impl Detector {
         let scan = |view: View| {
             let same = View::ALL.into_iter().filter(|other| source_of(views, *other) == view);
             let mask = same.fold(0, |mask, view| mask | view.bit());
-            let text = Text { text: views.text(view), reach: watch.reach(views.text(view)) };
-            self.table.candidates(text, mask, context.source, categories)
+            let text = Text { text: views.text(view), views: mask, in_full: watch.explains() };
+            self.table.candidates(text, context.source, categories)
         };
         View::ALL.map(|view| if source_of(views, view) == view { scan(view) } else { Candidates::new() })
     }
@@ -419,18 +418,14 @@ pub(super) struct Look<'a> {
 
 /// Told of every candidate, for `explain`.
 pub(super) trait Watch {
-    /// The rows that are asked about a text: those that a text of its kind may match.
-    fn reach(&self, text: &str) -> Reach {
-        Reach::of(text.as_bytes())
-    }
-
     /// All candidates of a value are known; what follows are second looks.
     fn scanned(&mut self) {}
 
     /// All second looks were taken, or the work for them is spent; so many units were spent before.
     fn worked(&mut self, _work: &Work, _before: usize) {}
 
-    /// Whether somebody wants to read what was looked at in vain.
+    /// Whether somebody wants to read what was looked at in vain. Then every row is asked: which of them a text can match
+    /// is not taken for granted.
     fn explains(&self) -> bool {
         false
     }

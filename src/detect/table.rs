@@ -48,11 +48,14 @@ impl Origin {
     }
 }
 
-/// A text, and which rows are asked about it: those of its kind, or of a kind that holds more.
+/// A text, and the views that have it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Text<'t> {
     pub(crate) text: &'t str,
-    pub(crate) reach: Reach,
+    /// Bit by [`View::index`].
+    pub(crate) views: u8,
+    /// Asks every row, whether or not a text of its kind, in these views, can be what the row looks for.
+    pub(crate) in_full: bool,
 }
 
 /// Rows ready to run. A row's number is its position.
@@ -64,11 +67,50 @@ pub(crate) struct Table {
     spans: Vec<Option<Regex>>,
     /// By [`Reach`]: the rows that a text of this kind may match.
     automata: Vec<Automaton>,
+    /// By [`View`]: the rows that look at a text which only this view has; `None` where most rows do.
+    scarce: [Option<Automaton>; View::ALL.len()],
     /// The rows that plain values may match which stand side by side; `None` where a row cannot be read that way.
     together: Option<Automaton>,
+    bits: Masks,
+}
+
+/// Which rows may apply where.
+#[derive(Debug)]
+struct Masks {
     by_view: [Bits; View::ALL.len()],
     by_source: [Bits; Source::ALL.len()],
     by_category: Vec<Bits>,
+}
+
+impl Masks {
+    fn of(rows: &[Row]) -> Self {
+        let ids = |wanted: &dyn Fn(&Row) -> bool| {
+            rows.iter().enumerate().filter(|(_, row)| wanted(row)).map(|(id, _)| id).collect::<Bits>()
+        };
+        Self {
+            by_view: View::ALL.map(|view| match view {
+                // Short base64 islands hold text of any kind: every row looks at them.
+                View::Additive => ids(&|_| true),
+                View::Raw | View::Decoded | View::Processed => ids(&|row| row.views & view.bit() != 0),
+            }),
+            by_source: Source::ALL.map(|source| ids(&|row| row.contexts & (1 << source.index()) != 0)),
+            by_category: (0..Category::COUNT).map(|index| ids(&|row| row.category.index() == index)).collect(),
+        }
+    }
+
+    fn of_views(&self, views: u8) -> Bits {
+        let wanted = View::ALL.iter().zip(&self.by_view).filter(|(view, _)| views & view.bit() != 0);
+        wanted.fold(Bits::default(), |all, (_, bits)| all.or(bits))
+    }
+
+    fn of_categories(&self, categories: CategorySet) -> Bits {
+        let wanted = self
+            .by_category
+            .iter()
+            .zip(0..)
+            .filter(|(_, index)| Category::all().nth(*index).is_some_and(|category| categories.contains(category)));
+        wanted.fold(Bits::default(), |all, (bits, _)| all.or(bits))
+    }
 }
 
 impl Table {
@@ -77,36 +119,30 @@ impl Table {
     /// # Errors
     /// Every row that does not compile alone, or the fault of the whole set.
     pub(crate) fn compile(rows: Vec<Row>, origin: Origin, cache: &dyn DatabaseCache) -> Result<Self, Vec<DetectError>> {
+        let bits = Masks::of(&rows);
         let alone: Vec<Expression<'_>> = rows.iter().enumerate().map(|(id, row)| expression(id, row)).collect();
-        let texts: Option<Vec<String>> = match origin.profile {
-            Profile::Balanced => rows.iter().map(|row| batch::side_by_side(&row.pattern, row.flags)).collect(),
-            // Its values have a view of their own each: they never wait for others.
-            Profile::GuardCore => None,
-        };
-        let together: Option<Vec<Expression<'_>>> = texts
-            .as_ref()
-            .map(|texts| texts.iter().zip(&alone).map(|(pattern, alone)| Expression { pattern, ..*alone }).collect());
         let mut sets: Vec<_> = Reach::ALL.iter().map(|reach| within(&rows, &alone, *reach)).collect();
         // Plain text is short of what the prefilters look for; there the patterns themselves are as cheap.
         if let Some(all) = sets.last_mut() {
             all.iter_mut().for_each(|expression| prefilter(&rows, expression));
         }
-        sets.extend(together.iter().map(|together| within(&rows, together, batch::REACH)));
-        let mut automata = Automaton::compile_all(&sets, cache).map_err(|error| faults(&rows, error))?;
-        let together = if together.is_some() { automata.pop() } else { None };
-        let ids = |wanted: &dyn Fn(&Row) -> bool| {
-            rows.iter().enumerate().filter(|(_, row)| wanted(row)).map(|(id, _)| id).collect::<Bits>()
-        };
-        let every = ids(&|_| true);
-        let by_view = View::ALL.map(|view| match view {
-            // Short base64 islands hold text of any kind: every row looks at them.
-            View::Additive => every,
-            View::Raw | View::Decoded | View::Processed => ids(&|row| row.views & view.bit() != 0),
+        let scarce = bits.by_view.map(|view| {
+            let all = sets.last().filter(|_| 2 * view.iter().count() < rows.len())?;
+            Some(all.iter().filter(|row| view.contains(row.id)).copied().collect::<Vec<_>>())
         });
-        let by_source = Source::ALL.map(|source| ids(&|row| row.contexts & (1 << source.index()) != 0));
-        let by_category = (0..Category::COUNT).map(|index| ids(&|row| row.category.index() == index)).collect();
+        let texts = texts_side_by_side(origin.profile, &rows);
+        let together = texts.as_ref().map(|texts| {
+            let together = texts.iter().zip(&alone).map(|(pattern, alone)| Expression { pattern, ..*alone });
+            within(&rows, &together.collect::<Vec<_>>(), batch::REACH)
+        });
+        sets.extend(scarce.iter().flatten().cloned());
+        sets.extend(together.iter().cloned());
+        let mut compiled = Automaton::compile_all(&sets, cache).map_err(|error| faults(&rows, error))?.into_iter();
+        let automata = compiled.by_ref().take(Reach::ALL.len()).collect();
+        let scarce = scarce.map(|set| set.and_then(|_| compiled.next()));
+        let together = together.and_then(|_| compiled.next());
         let spans = rows.iter().map(span).collect();
-        Ok(Self { origin, rows, spans, automata, together, by_view, by_source, by_category })
+        Ok(Self { origin, rows, spans, automata, scarce, together, bits })
     }
 
     /// What it was made from.
@@ -126,24 +162,34 @@ impl Table {
 
     /// Size of the compiled databases in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.automata.iter().chain(&self.together).map(Automaton::size).sum()
+        self.automata.iter().chain(self.scarce.iter().flatten()).chain(&self.together).map(Automaton::size).sum()
     }
 
-    /// The rows of `views` (a mask) that have a candidate in `text` and may apply to `source` and `categories`.
-    pub(crate) fn candidates(&self, text: Text<'_>, views: u8, source: Source, categories: CategorySet) -> Candidates {
-        let Some(automaton) = self.automata.get(text.reach as usize) else { return Candidates::new() };
+    /// The rows that have a candidate in `text` and may apply to `source` and `categories`.
+    pub(crate) fn candidates(&self, text: Text<'_>, source: Source, categories: CategorySet) -> Candidates {
+        let Some(automaton) = self.automaton(&text) else { return Candidates::new() };
         let found = automaton.scan(text.text.as_bytes(), |hits| {
-            let mut bits = hits.bits.and(&self.of_views(views));
-            if let Some(applicable) = self.by_source.get(source.index()) {
+            let mut bits = hits.bits.and(&self.bits.of_views(text.views));
+            if let Some(applicable) = self.bits.by_source.get(source.index()) {
                 bits = bits.and(applicable);
             }
             if categories != CategorySet::DETECTION && !bits.is_empty() {
-                bits = bits.and(&self.of_categories(categories));
+                bits = bits.and(&self.bits.of_categories(categories));
             }
             let numbers = bits.iter().filter_map(|id| Some((u16::try_from(id).ok()?, hits.end(id))));
             numbers.map(|(id, end)| (id, u32::try_from(end).unwrap_or(u32::MAX))).collect()
         });
         found.unwrap_or_default()
+    }
+
+    /// The smallest database with every row that can match.
+    fn automaton(&self, text: &Text<'_>) -> Option<&Automaton> {
+        let alone = View::ALL.iter().position(|view| view.bit() == text.views);
+        let scarce = alone.filter(|_| !text.in_full).and_then(|view| self.scarce.get(view)?.as_ref());
+        scarce.or_else(|| {
+            let reach = if text.in_full { Reach::All } else { Reach::of(text.text.as_bytes()) };
+            self.automata.get(reach as usize)
+        })
     }
 
     /// True when values can be scanned side by side.
@@ -154,20 +200,6 @@ impl Table {
     /// Whether any row may have a candidate in one of the plain values that stand side by side in `together`.
     pub(crate) fn may_match(&self, together: &str) -> bool {
         self.together.as_ref().is_none_or(|automaton| automaton.scan(together.as_bytes(), |_| ()).is_some())
-    }
-
-    fn of_views(&self, views: u8) -> Bits {
-        let wanted = View::ALL.iter().zip(&self.by_view).filter(|(view, _)| views & view.bit() != 0);
-        wanted.fold(Bits::default(), |all, (_, bits)| all.or(bits))
-    }
-
-    fn of_categories(&self, categories: CategorySet) -> Bits {
-        let wanted = self
-            .by_category
-            .iter()
-            .zip(0..)
-            .filter(|(_, index)| Category::all().nth(*index).is_some_and(|category| categories.contains(category)));
-        wanted.fold(Bits::default(), |all, (bits, _)| all.or(bits))
     }
 
     /// The first match of a candidate's row that survives its confirm function and its gates.
@@ -182,6 +214,8 @@ impl Table {
         }
         let passes = |range: &Range<usize>| gates_pass(row, candidate, range, noise);
         match row.confirm {
+            // A prefilter finds more than a pattern: looking for one in vain is work.
+            None if row.prefilter.is_some() && !candidate.work.take(candidate.text.len()) => None,
             None => self.spans(id, candidate, RETRIES_MAX).find(passes),
             Some(Second::Check(check)) => {
                 let mut ranges = self.spans(id, candidate, CHECKS_MAX).take_while(|_| candidate.work.take(CHECK_COST));
@@ -285,6 +319,15 @@ fn span(row: &Row) -> Option<Regex> {
 fn prefilter<'r>(rows: &'r [Row], expression: &mut Expression<'r>) {
     if let Some(cheap) = rows.get(expression.id).and_then(|row| row.prefilter.as_deref()) {
         expression.pattern = cheap;
+    }
+}
+
+/// Every row's expression for values that stand side by side; `None` when some row has none.
+fn texts_side_by_side(profile: Profile, rows: &[Row]) -> Option<Vec<String>> {
+    match profile {
+        Profile::Balanced => rows.iter().map(|row| batch::side_by_side(&row.pattern, row.flags)).collect(),
+        // Its values have a view of their own each: they never wait for others.
+        Profile::GuardCore => None,
     }
 }
 

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::detect::confirm::Candidate;
 use crate::detect::detector::Watch;
-use crate::detect::reach::Reach;
 use crate::detect::rows::Row;
 use crate::detect::semantic::Analysis;
 use crate::detect::view::Views;
@@ -154,11 +153,6 @@ impl Tracer {
 }
 
 impl Watch for Tracer {
-    /// All rows: which of them a text of its kind can match is not taken for granted here.
-    fn reach(&self, _: &str) -> Reach {
-        Reach::All
-    }
-
     fn explains(&self) -> bool {
         true
     }

@@ -357,8 +357,8 @@ fn rows_find_in_a_value_among_others_what_they_find_in_it_alone() {
     for trio in examples.windows(3) {
         let together: String = trio.iter().flat_map(|value| [value, "\u{1}"]).collect();
         let finds = |value: &&str| {
-            let text = Text { text: value, reach: Reach::of(value.as_bytes()) };
-            !BALANCED.table.candidates(text, ALL_VIEWS, Source::Unknown, CategorySet::DETECTION).is_empty()
+            let text = Text { text: value, views: ALL_VIEWS, in_full: false };
+            !BALANCED.table.candidates(text, Source::Unknown, CategorySet::DETECTION).is_empty()
         };
         if trio.iter().any(finds) {
             found += 1;
