@@ -84,8 +84,10 @@ pub(crate) fn injected_line(candidate: &Candidate<'_>) -> Option<Range<usize>> {
 
 /// The next line break from `from` on, in any spelling: its start, what follows it, and how many stand in a row.
 fn next_break(text: &[u8], from: usize) -> Option<(usize, usize, usize)> {
+    let may_start = |byte: &u8| matches!(byte, b'\r' | b'\n' | b'\\' | b'%' | 0xe5 | 0xc2);
     let mut index = from;
-    while index < text.len() {
+    while let Some(offset) = text.get(index..)?.iter().position(may_start) {
+        index += offset;
         let mut end = index;
         let mut breaks = 0;
         while let Some(width) = break_at(text, end) {
@@ -114,6 +116,10 @@ fn break_at(text: &[u8], index: usize) -> Option<usize> {
 
 /// A status line, a request line, or the envelope of a mail.
 fn starts_message(text: &[u8], index: usize) -> bool {
+    // What they begin with: most lines begin otherwise.
+    if !matches!(at(text, index).to_ascii_lowercase(), b'h' | b'm' | b'r' | b'g' | b'p' | b'd' | b'o' | b't' | b'c') {
+        return false;
+    }
     if has(text, index, b"http/") {
         return at(text, index + 5).is_ascii_digit() && skip(text, index, 16, |byte| !is_blank(byte)) < text.len();
     }

@@ -98,8 +98,8 @@ impl Beginning {
     }
 }
 
-/// True when a name may begin with these three letters.
-fn may_begin(one: u8, two: u8, three: u8) -> bool {
+/// True when a name may begin with these three letters, whatever their case.
+pub(crate) fn may_begin(one: u8, two: u8, three: u8) -> bool {
     let pair = usize::from(one & 31) << 5 | usize::from(two & 31);
     BEGINNINGS.get(pair).is_some_and(|thirds| thirds >> (three & 31) & 1 == 1)
 }

@@ -49,6 +49,9 @@ pub(crate) fn command(text: &[u8], from: usize) -> Option<Command> {
             index += 1;
             index = skip(text, index, 4, is_blank);
         }
+        if names_nothing(text, index) {
+            return None;
+        }
         let word = word(text, index)?;
         if word.end == index {
             return None;
@@ -65,6 +68,17 @@ pub(crate) fn command(text: &[u8], from: usize) -> Option<Command> {
         return named(text, index, &word, is_disguised);
     }
     None
+}
+
+/// True for a word that no command's name begins like, nor what stands before one, and that nothing is assigned to:
+/// nearly every word of a text. [`word`] comes to the same end.
+fn names_nothing(text: &[u8], start: usize) -> bool {
+    let first = part(text, start, start + 3);
+    let [one, two, three] = first else { return false };
+    if !first.iter().all(u8::is_ascii_alphabetic) || commands::may_begin(*one, *two, *three) {
+        return false;
+    }
+    at(text, skip(text, start, WORD_BYTES_MAX, is_word)) != b'='
 }
 
 /// The words from `from` on, as a shell would hand them over: quotes, escapes and empty expansions are gone. `true` when something was.
