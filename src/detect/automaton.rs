@@ -5,6 +5,8 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use smallvec::SmallVec;
+
 use hyperscan::prelude::{BlockDatabase, Builder, Matching, Pattern, Patterns, Scratch};
 use hyperscan::{CpuFeatures, HsError, PatternFlags, Platform, SerializedDatabase, Tune};
 
@@ -15,6 +17,9 @@ use crate::detect::rows::{Expression, ROWS_MAX};
 const WORDS: usize = ROWS_MAX / 64;
 /// Scratch spaces one thread keeps: the databases of two generations, and some for tests.
 const SCRATCHES_MAX: usize = 16;
+
+/// The expressions found in one text, ascending, each with where its first match ends; more than these spill to the heap.
+pub(crate) type Candidates = SmallVec<[(u16, u32); 16]>;
 
 /// A set of expression numbers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -259,6 +264,57 @@ impl Automaton {
     /// Finds the expressions that occur in `text` and gives them to `found`, which must not scan itself. `None` when
     /// none occurs.
     pub(crate) fn scan<R>(&self, text: &[u8], found: impl FnOnce(&Hits) -> R) -> Option<R> {
+        self.with_scratch(text, |database, scratch, hits| {
+            // The callback runs below C frames: it must not panic, and only sets bits.
+            let end = database.scan(text, scratch, |id: u32, _from: u64, to: u64, _flags: u32| {
+                hits.record(id as usize, to);
+                Matching::Continue
+            });
+            // Nothing else can fail: the text is shorter than 4 GiB and the scratch space belongs to the database.
+            debug_assert!(end.is_ok());
+            (!hits.bits.is_empty()).then(|| found(hits))
+        })?
+    }
+
+    /// The expressions that occur in `text`, which must be UTF-8 when one of them is, each with where its matches end:
+    /// of those in one stretch of `stride` bytes the first one, and at most `most` in all.
+    pub(crate) fn finds(&self, text: &[u8], stride: u32, most: usize) -> Vec<(u16, u32)> {
+        let (mut finds, stride) = (Vec::new(), stride.max(1));
+        self.each(
+            text,
+            |end| end / stride,
+            |number, end, _| {
+                if finds.len() < most {
+                    finds.push((number, end));
+                }
+            },
+        );
+        finds
+    }
+
+    /// Gives `found` each expression that occurs in `text`, where its match ends and in which part: of the matches in one
+    /// part, as `part_of` tells by where they end, hardly more than the first. Neither may panic.
+    pub(crate) fn each(&self, text: &[u8], part_of: impl Fn(u32) -> u32, mut found: impl FnMut(u16, u32, u32)) {
+        self.with_scratch(text, |database, scratch, hits| {
+            // As in a scan: nothing below may panic.
+            let end = database.scan(text, scratch, |id: u32, _from: u64, to: u64, _flags: u32| {
+                let (id, end) = (id as usize, u32::try_from(to).unwrap_or(u32::MAX));
+                let part = part_of(end);
+                if let (Some(last), Ok(number)) = (hits.ends.get_mut(id), u16::try_from(id))
+                    && (!hits.bits.contains(id) || *last != part)
+                {
+                    *last = part;
+                    hits.bits.insert(id);
+                    found(number, end, part);
+                }
+                Matching::Continue
+            });
+            debug_assert!(end.is_ok());
+        });
+    }
+
+    /// Runs `scan` with what this thread keeps for this database. `None` when `text` is too short for any expression.
+    fn with_scratch<R>(&self, text: &[u8], scan: impl FnOnce(&BlockDatabase, &Scratch, &mut Hits) -> R) -> Option<R> {
         let database = self.database.as_ref().filter(|_| self.width_min <= text.len())?;
         THREAD.with_borrow_mut(|thread| {
             let Thread { scratches, next, hits } = thread;
@@ -271,53 +327,8 @@ impl Automaton {
             };
             let (_, scratch) = scratch?;
             hits.bits = Bits::default();
-            // The callback runs below C frames: it must not panic, and only sets bits.
-            let end = database.scan(text, scratch, |id: u32, _from: u64, to: u64, _flags: u32| {
-                hits.record(id as usize, to);
-                Matching::Continue
-            });
-            // Nothing else can fail: the text is shorter than 4 GiB and the scratch space belongs to the database.
-            debug_assert!(end.is_ok());
-            (!hits.bits.is_empty()).then(|| found(hits))
+            Some(scan(database, scratch, hits))
         })
-    }
-}
-
-impl Automaton {
-    /// The expressions that occur in `text`, which must be UTF-8 when one of them is, each with where its matches end:
-    /// of those in one stretch of `stride` bytes the first one, and at most `most` in all.
-    pub(crate) fn finds(&self, text: &[u8], stride: u32, most: usize) -> Vec<(u16, u32)> {
-        let mut finds = Vec::new();
-        let Some(database) = self.database.as_ref().filter(|_| self.width_min <= text.len()) else { return finds };
-        THREAD.with_borrow_mut(|thread| {
-            let Thread { scratches, next, hits } = thread;
-            let scratch = match scratches.iter().position(|(generation, _)| *generation == self.generation) {
-                Some(index) => scratches.get(index),
-                None => match database.alloc_scratch() {
-                    Ok(scratch) => place(scratches, next, (self.generation, scratch)),
-                    Err(_) => None,
-                },
-            };
-            let Some((_, scratch)) = scratch else { return };
-            hits.bits = Bits::default();
-            let stride = stride.max(1);
-            // As in a scan: nothing below may panic.
-            let end = database.scan(text, scratch, |id: u32, _from: u64, to: u64, _flags: u32| {
-                let (id, end) = (id as usize, u32::try_from(to).unwrap_or(u32::MAX));
-                if let (Some(last), Ok(number)) = (hits.ends.get_mut(id), u16::try_from(id))
-                    && (!hits.bits.contains(id) || *last / stride != end / stride)
-                {
-                    *last = end;
-                    hits.bits.insert(id);
-                    if finds.len() < most {
-                        finds.push((number, end));
-                    }
-                }
-                Matching::Continue
-            });
-            debug_assert!(end.is_ok());
-        });
-        finds
     }
 }
 
@@ -352,7 +363,8 @@ fn place<'a>(
 
 fn pattern(expression: &Expression<'_>) -> Pattern {
     // One match says that a row may apply. Something that finds too much is asked for every match.
-    let mut flags = if expression.prefilter { PatternFlags::empty() } else { PatternFlags::SINGLEMATCH };
+    let asks_each = expression.prefilter || expression.each;
+    let mut flags = if asks_each { PatternFlags::empty() } else { PatternFlags::SINGLEMATCH };
     flags.set(PatternFlags::UTF8, expression.flags.utf8);
     flags.set(PatternFlags::CASELESS, !expression.flags.case_sensitive);
     flags.set(PatternFlags::MULTILINE, expression.flags.multiline);
@@ -396,7 +408,7 @@ mod tests {
     use crate::detect::rows::Flags;
 
     fn plain(id: usize, pattern: &str) -> Expression<'_> {
-        Expression { id, pattern, flags: Flags::default(), prefilter: false }
+        Expression { id, pattern, flags: Flags::default(), prefilter: false, each: false }
     }
 
     #[test]

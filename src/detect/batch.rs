@@ -1,126 +1,162 @@
-//! Many short values in one scan: values without unusual signs, which every view shows as they were sent, are put side by
-//! side into one buffer and scanned together. A scan of ten bytes costs about as much as one of a hundred, and nearly always nothing is found.
+//! Many short values in one scan: texts are put side by side into one buffer and scanned together. A scan of ten bytes
+//! costs about as much as one of a hundred, and most values hold nothing.
 //!
-//! Rows are read differently for this (see [`side_by_side`]): they find at least what they find in each value alone. Where
-//! one finds something, the values are parted and scanned again, down to a few that are looked at alone, as if there were
-//! no buffer.
+//! Rows are read differently for this (see [`side_by_side`]): they find in the buffer what they find in each text alone,
+//! and where a match ends tells whose it is. What is found is given its second look value by value.
 
 use std::cell::Cell;
 use std::ops::Range;
 
-use smallvec::SmallVec;
-
+use crate::detect::automaton::Candidates;
 use crate::detect::reach::Reach;
 use crate::detect::recall::{Epoch, Key};
 use crate::detect::rows::Flags;
-use crate::detect::{Context, Kind, Source};
+use crate::detect::view::{Steps, Views};
+use crate::detect::{Context, Detector, Kind, Source, View};
 use crate::model::category::CategorySet;
 
-/// The plainest kinds of text wait. Odder text costs as much together as alone, and a database of seconds to compile.
-pub(super) const REACH: Reach = Reach::Addresses;
-/// Longest value that waits for others, in bytes.
+/// The kinds of text that are scanned together, each with its like: plain text has a database of its own.
+pub(super) const REACHES: [Reach; 2] = [Reach::Addresses, Reach::All];
+/// Longest text that waits for others, in bytes.
 pub(super) const TEXT_MAX: usize = 512;
-/// Bytes of values that wait together; one more value may cross the bound.
+/// Bytes of texts that wait together; one more value may cross the bound.
 const BYTES_MAX: usize = 4096;
 /// Values that wait together.
 const VALUES_MAX: usize = 128;
-/// Values that are looked at alone rather than parted again.
-const ALONE_MAX: usize = 2;
-/// Values, in both halves of which something was seen, that are looked at alone.
-const CROWD_MAX: usize = 16;
-/// What stands behind each value, as [`side_by_side`] spells it. No value that waits holds it.
-pub(super) const SEPARATOR: char = '\u{1}';
+/// Candidates that are told apart; where there are more, each value is looked at alone.
+const HITS_MAX: usize = 4096;
+/// What stands behind each text, as [`side_by_side`] spells it. It is in no UTF-8 text.
+const SEPARATOR: u8 = 0xff;
+
+/// A row's candidate in a value that waits.
+#[derive(Clone, Copy, Debug)]
+struct Hit {
+    entry: usize,
+    view: View,
+    row: u16,
+    /// Where its first match ends in the view's text.
+    end: u32,
+}
 
 /// One value that waits.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
+#[derive(Debug)]
+struct Entry {
     source: Source,
     kind: Kind,
-    pub(super) categories: CategorySet,
+    categories: CategorySet,
     semantic: bool,
     name: Range<usize>,
+    content: Range<usize>,
+    steps: Steps,
+    /// The text that is scanned with others, and whose view it is.
     text: Range<usize>,
+    view: View,
     /// Units of work its second looks spent.
-    pub(super) units: Cell<u32>,
+    units: u32,
 }
 
 /// Values that wait for one scan.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    texts: String,
-    names: String,
+struct Batch {
+    texts: Vec<u8>,
+    /// Where each text ends, its separator included.
+    ends: Vec<u32>,
+    /// Names and contents.
+    words: String,
     entries: Vec<Entry>,
+    hits: Vec<Hit>,
+}
+
+/// A value that waited, and what was found in it.
+pub(super) struct Waited<'b> {
+    pub(super) context: Context<'b>,
+    pub(super) categories: CategorySet,
+    pub(super) views: Views<'b>,
+    pub(super) candidates: [Candidates; View::ALL.len()],
+    /// Takes the units of work that its second looks spent.
+    pub(super) units: &'b mut u32,
+}
+
+/// The text of a value that has to be scanned, and the candidates of those that were.
+pub(super) struct Open<'v> {
+    pub(super) views: Views<'v>,
+    pub(super) view: View,
+    pub(super) candidates: [Candidates; View::ALL.len()],
 }
 
 impl Batch {
     /// Adds a value. True when no more should be added.
-    pub(super) fn add(&mut self, key: &Key<'_>) -> bool {
-        let (name, text) = (self.names.len(), self.texts.len());
-        self.names.push_str(key.name);
-        self.texts.push_str(key.text);
-        let (name, text) = (name..self.names.len(), text..self.texts.len());
+    fn add(&mut self, key: &Key<'_>, open: Open<'_>) -> bool {
+        let (entry, start) = (self.entries.len(), self.texts.len());
+        self.texts.extend_from_slice(open.views.text(open.view).as_bytes());
+        let text = start..self.texts.len();
         self.texts.push(SEPARATOR);
+        self.ends.push(u32::try_from(self.texts.len()).unwrap_or(u32::MAX));
+        for (view, candidates) in View::ALL.into_iter().zip(&open.candidates) {
+            self.hits.extend(candidates.iter().map(|(row, end)| Hit { entry, view, row: *row, end: *end }));
+        }
+        let name = self.word(key.name);
+        let content = self.word(key.text);
         let Key { source, kind, categories, semantic, .. } = *key;
-        self.entries.push(Entry { source, kind, categories, semantic, name, text, units: Cell::new(0) });
+        let (steps, view, units) = (open.views.into_steps(), open.view, 0);
+        self.entries.push(Entry { source, kind, categories, semantic, name, content, steps, text, view, units });
         BYTES_MAX <= self.texts.len() || VALUES_MAX <= self.entries.len()
     }
 
-    /// The values in which `may_match` sees something, in the order they came in: what was noted of each, its place, its
-    /// text. It is asked about ever smaller groups of values that stand side by side.
-    pub(super) fn suspects<'b>(
-        &'b self,
-        may_match: &dyn Fn(&str) -> bool,
-    ) -> SmallVec<[(&'b Entry, Context<'b>, &'b str); 4]> {
-        let mut suspects = SmallVec::new();
-        if may_match(self.together(&self.entries)) {
-            self.part(&self.entries, may_match, &mut suspects);
-        }
-        suspects
+    fn word(&mut self, word: &str) -> Range<usize> {
+        let start = self.words.len();
+        self.words.push_str(word);
+        start..self.words.len()
     }
 
-    /// Parts values in which `may_match` saw something.
-    fn part<'b>(
-        &'b self,
-        entries: &'b [Entry],
-        may_match: &dyn Fn(&str) -> bool,
-        suspects: &mut SmallVec<[(&'b Entry, Context<'b>, &'b str); 4]>,
-    ) {
-        let (left, right) = entries.split_at(entries.len() / 2);
-        let is_alone = entries.len() <= ALONE_MAX;
-        let found =
-            if is_alone { (true, true) } else { [left, right].map(|half| may_match(self.together(half))).into() };
-        // Where something is everywhere, parting is in vain.
-        if found == (true, true) && entries.len() <= CROWD_MAX {
-            suspects.extend(entries.iter().map(|entry| self.value(entry)));
-            return;
-        }
-        if found.0 {
-            self.part(left, may_match, suspects);
-        }
-        if found.1 {
-            self.part(right, may_match, suspects);
-        }
+    /// Scans all texts with `scan`. False when more was found than is told apart.
+    fn scan(&mut self, scan: impl FnOnce(&[u8], &dyn Fn(u32) -> u32, &mut dyn FnMut(u16, u32, u32))) -> bool {
+        let Self { texts, ends, entries, hits, .. } = self;
+        let part_of = |end: u32| ends.partition_point(|part| *part < end) as u32;
+        scan(texts, &part_of, &mut |row, end, part| {
+            let entry = part as usize;
+            if let Some(Entry { text, view, .. }) = entries.get(entry).filter(|_| hits.len() < HITS_MAX) {
+                let end = end.saturating_sub(text.start as u32).min(text.len() as u32);
+                hits.push(Hit { entry, view: *view, row, end });
+            }
+        });
+        let place = |hit: &Hit| (hit.entry, hit.view.index(), hit.row);
+        hits.sort_unstable_by_key(|hit| (place(hit), hit.end));
+        hits.dedup_by_key(|hit| place(hit));
+        hits.len() < HITS_MAX
     }
 
-    /// The texts of values that stand side by side.
-    fn together(&self, entries: &[Entry]) -> &str {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return "" };
-        self.texts.get(first.text.start..last.text.end).unwrap_or_default()
-    }
-
-    /// True when nothing waits.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    fn value<'b>(&'b self, entry: &'b Entry) -> (&'b Entry, Context<'b>, &'b str) {
-        let name = self.names.get(entry.name.clone()).unwrap_or_default();
-        let text = self.texts.get(entry.text.clone()).unwrap_or_default();
-        (entry, Context::new(entry.source, name).of_kind(entry.kind), text)
+    /// The values that have to be looked at, in the order they came in. `applies` tells whether a row, by its number, is
+    /// asked in these views (a mask), in this place, about these categories.
+    fn waited<'b>(
+        &'b mut self,
+        applies: impl Fn(u16, u8, Source, CategorySet) -> bool + 'b,
+    ) -> impl Iterator<Item = Waited<'b>> {
+        let Self { words, entries, hits, .. } = self;
+        let (words, mut rest): (&'b str, _) = (words, hits.as_slice());
+        entries.iter_mut().enumerate().filter_map(move |(index, entry)| {
+            let (hits, others) = rest.split_at_checked(rest.partition_point(|hit| hit.entry <= index))?;
+            rest = others;
+            if hits.is_empty() && entry.steps.is_plain() {
+                return None;
+            }
+            let Entry { source, kind, categories, .. } = *entry;
+            let views = Views::of_steps(words.get(entry.content.clone())?, std::mem::take(&mut entry.steps));
+            let mut candidates: [Candidates; View::ALL.len()] = Default::default();
+            for Hit { view, row, end, .. } in hits.iter().copied() {
+                let is_asked = applies(row, views.views_of(view), source, categories);
+                if let Some(candidates) = candidates.get_mut(view.index()).filter(|_| is_asked) {
+                    candidates.push((row, end));
+                }
+            }
+            let name = words.get(entry.name.clone()).unwrap_or_default();
+            let context = Context::new(source, name).of_kind(kind);
+            Some(Waited { context, categories, views, candidates, units: &mut entry.units })
+        })
     }
 
     /// The values as recall knows them, and what each of them spent.
-    pub(super) fn keys(&self, epoch: Epoch) -> impl Iterator<Item = (Key<'_>, u32)> {
+    fn keys(&self, epoch: Epoch) -> impl Iterator<Item = (Key<'_>, u32)> {
         self.entries.iter().map(move |entry| {
             let key = Key {
                 epoch,
@@ -128,28 +164,34 @@ impl Batch {
                 kind: entry.kind,
                 categories: entry.categories,
                 semantic: entry.semantic,
-                name: self.names.get(entry.name.clone()).unwrap_or_default(),
-                text: self.texts.get(entry.text.clone()).unwrap_or_default(),
+                name: self.words.get(entry.name.clone()).unwrap_or_default(),
+                text: self.words.get(entry.content.clone()).unwrap_or_default(),
             };
-            (key, entry.units.get())
+            (key, entry.units)
         })
     }
 
     /// Forgets all values and keeps the room they took.
-    pub(super) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.texts.clear();
-        self.names.clear();
+        self.ends.clear();
+        self.words.clear();
         self.entries.clear();
+        self.hits.clear();
     }
 }
 
+/// What waits of one walk, by [`REACHES`].
+#[derive(Debug, Default)]
+pub(super) struct Waiting([Batch; REACHES.len()]);
+
 thread_local! {
-    /// Room for the next walk of this thread: at most a few times [`BYTES_MAX`].
-    static ROOM: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
+    /// Room for the next walk of this thread: at most a few times [`BYTES_MAX`] for each kind.
+    static ROOM: Cell<Option<Box<Waiting>>> = const { Cell::new(None) };
 }
 
-impl Batch {
-    /// An empty one, with the room that the walk before left.
+impl Waiting {
+    /// Nothing, with the room that the walk before left.
     pub(super) fn borrow() -> Box<Self> {
         ROOM.take().unwrap_or_default()
     }
@@ -158,6 +200,34 @@ impl Batch {
     pub(super) fn give_back(mut self: Box<Self>) {
         self.clear();
         ROOM.set(Some(self));
+    }
+
+    /// Adds a value. True when no more should be added.
+    pub(super) fn add(&mut self, key: &Key<'_>, open: Open<'_>) -> bool {
+        let reach = Reach::of(open.views.text(open.view).as_bytes());
+        let kind = REACHES.iter().zip(&mut self.0).find(|(known, _)| reach <= **known);
+        kind.is_none_or(|(_, batch)| batch.add(key, open))
+    }
+
+    /// Scans what waits and gives each value that has to be looked at to `is_clean`. False as soon as one is not, or when
+    /// more was found than is told apart.
+    pub(super) fn settle(&mut self, detector: &Detector, mut is_clean: impl FnMut(Waited<'_>) -> bool) -> bool {
+        REACHES.into_iter().zip(&mut self.0).filter(|(_, batch)| !batch.entries.is_empty()).all(|(reach, batch)| {
+            batch.scan(|texts, text_of, found| detector.find_together(reach, texts, text_of, found))
+                && batch
+                    .waited(|row, views, source, categories| detector.applies(row, views, source, categories))
+                    .all(&mut is_clean)
+        })
+    }
+
+    /// The values as recall knows them, and what each of them spent.
+    pub(super) fn keys(&self, epoch: Epoch) -> impl Iterator<Item = (Key<'_>, u32)> {
+        self.0.iter().flat_map(move |batch| batch.keys(epoch))
+    }
+
+    /// Forgets all values and keeps the room they took.
+    pub(super) fn clear(&mut self) {
+        self.0.iter_mut().for_each(Batch::clear);
     }
 }
 
@@ -174,10 +244,11 @@ pub(super) fn side_by_side(pattern: &str, flags: Flags) -> Option<String> {
             '[' => class(rest, &mut out)?,
             // Of all groups with a question mark, only the one without a name or flags is sure to mean the same.
             '(' if rest.starts_with("(*") || (rest.starts_with("(?") && !rest.starts_with("(?:")) => return None,
-            '^' => replaced("(?:^|\\x01)", &mut out),
-            '$' => replaced("(?:$|\\x01)", &mut out),
+            '^' => replaced("(?:^|\\xff)", &mut out),
+            // It also holds before a line break that ends the value.
+            '$' => replaced("(?:$|\\n?\\xff)", &mut out),
             '.' if flags.dotall => replaced(ANYTHING, &mut out),
-            '.' => replaced("[^\\x01\\n]", &mut out),
+            '.' => replaced("[^\\xff\\n]", &mut out),
             char => {
                 out.push(char);
                 char.len_utf8()
@@ -189,7 +260,7 @@ pub(super) fn side_by_side(pattern: &str, flags: Flags) -> Option<String> {
 }
 
 /// Anything within a value.
-const ANYTHING: &str = "[^\\x01]";
+const ANYTHING: &str = "[^\\xff]";
 
 /// Writes what stands for one character. How many bytes that one took.
 fn replaced(by: &str, out: &mut String) -> usize {
@@ -197,16 +268,31 @@ fn replaced(by: &str, out: &mut String) -> usize {
     1
 }
 
-/// An escape outside of classes; how many bytes it took. `None` for quoting and for what moves a match's start.
+/// An escape outside of classes; how many bytes it took. `None` for quoting, for what moves a match's start, and for
+/// what only Hyperscan knows.
 fn escape(rest: &str, out: &mut String) -> Option<usize> {
+    if let Some(length) = last_byte(rest, out) {
+        return Some(length);
+    }
     let escaped = rest.chars().nth(1)?;
     match escaped {
-        'A' => out.push_str("(?:\\A|\\x01)"),
-        'z' | 'Z' => out.push_str("(?:\\z|\\x01)"),
-        'Q' | 'E' | 'G' | 'K' => return None,
+        'A' => out.push_str("(?:\\A|\\xff)"),
+        'z' => out.push_str("(?:\\z|\\xff)"),
+        'Z' => out.push_str("(?:\\Z|\\n?\\xff)"),
+        'S' => out.push_str("[^\\xff\\s]"),
+        'W' => out.push_str("[^\\xff\\w]"),
+        'D' => out.push_str("[^\\xff\\d]"),
+        'Q' | 'E' | 'G' | 'K' | 'H' | 'V' | 'N' | 'R' | 'C' | 'X' => return None,
         escaped => out.extend(['\\', escaped]),
     }
     Some(1 + escaped.len_utf8())
+}
+
+/// The escape of the separator's byte, which no text holds, becomes that of the one before it, which none holds either.
+fn last_byte(rest: &str, out: &mut String) -> Option<usize> {
+    let escape = rest.get(..4).filter(|escape| escape.eq_ignore_ascii_case("\\xff"))?;
+    out.push_str("\\xfe");
+    Some(escape.len())
 }
 
 /// A class of characters; how many bytes it took. A negated one leaves out separators.
@@ -217,8 +303,9 @@ fn class(rest: &str, out: &mut String) -> Option<usize> {
     }
     let mut at = 1;
     out.push('[');
-    if rest.get(at..)?.starts_with('^') {
-        out.push_str("^\\x01");
+    let is_negated = rest.get(at..)?.starts_with('^');
+    if is_negated {
+        out.push_str("^\\xff");
         at += 1;
     }
     // A bracket right behind the opening, or behind its negation, is a member.
@@ -227,6 +314,10 @@ fn class(rest: &str, out: &mut String) -> Option<usize> {
         at += 1;
     }
     loop {
+        if let Some(length) = last_byte(rest.get(at..)?, out) {
+            at += length;
+            continue;
+        }
         let char = rest.get(at..)?.chars().next()?;
         out.push(char);
         at += char.len_utf8();
@@ -235,7 +326,7 @@ fn class(rest: &str, out: &mut String) -> Option<usize> {
             '[' if rest.get(at..)?.starts_with([':', '.', '=']) => return None,
             '\\' => {
                 let escaped = rest.get(at..)?.chars().next()?;
-                if matches!(escaped, 'Q' | 'E') {
+                if matches!(escaped, 'Q' | 'E') || !is_negated && matches!(escaped, 'S' | 'W' | 'D' | 'H' | 'V' | 'N') {
                     return None;
                 }
                 out.push(escaped);
@@ -257,12 +348,15 @@ mod tests {
     fn anchors_hold_at_separators_and_nothing_runs_past_one() {
         let dotall = Flags { dotall: true, ..Flags::default() };
         for (pattern, expected) in [
-            (r"^a$", Some(r"(?:^|\x01)a(?:$|\x01)")),
-            (r"\Aa(?:b|\z)", Some(r"(?:\A|\x01)a(?:b|(?:\z|\x01))")),
-            (r"a.b", Some(r"a[^\x01\n]b")),
-            (r"a[\s\S]*[^b]\.", Some(r"a[^\x01]*[^\x01b]\.")),
+            (r"^a$", Some(r"(?:^|\xff)a(?:$|\n?\xff)")),
+            (r"\Aa(?:b|\z)", Some(r"(?:\A|\xff)a(?:b|(?:\z|\xff))")),
+            (r"a.b", Some(r"a[^\xff\n]b")),
+            (r"a[\s\S]*[^b]\.", Some(r"a[^\xff]*[^\xffb]\.")),
             (r"[\\Az.$^]\\z", Some(r"[\\Az.$^]\\z")),
-            (r"[^]\]A]\Z", Some(r"[^\x01\]\]A](?:\z|\x01)")),
+            (r"[^]\]A]\Z", Some(r"[^\xff\]\]A](?:\Z|\n?\xff)")),
+            (r"\S\W[\x80-\xff]\xFF", Some(r"[^\xff\s][^\xff\w][\x80-\xfe]\xfe")),
+            (r"[^\S\n]", Some(r"[^\xff\S\n]")),
+            (r"[\S,]", None),
             (r"(?i)a", None),
             (r"(?-m:^a)", None),
             (r"[[:alpha:]]", None),
@@ -270,6 +364,6 @@ mod tests {
         ] {
             assert_eq!(side_by_side(pattern, Flags::default()).as_deref(), expected, "{pattern}");
         }
-        assert_eq!(side_by_side("a.b", dotall).as_deref(), Some(r"a[^\x01]b"));
+        assert_eq!(side_by_side("a.b", dotall).as_deref(), Some(r"a[^\xff]b"));
     }
 }

@@ -55,10 +55,10 @@ impl Key {
         add(&MAGIC);
         add(library.as_bytes());
         add(machine.as_bytes());
-        for Expression { id, pattern, flags, prefilter } in expressions {
+        for Expression { id, pattern, flags, prefilter, each } in expressions {
             add(&(*id as u64).to_le_bytes());
             add(pattern.as_bytes());
-            add(&[flags.case_sensitive, flags.multiline, flags.dotall, flags.utf8, *prefilter].map(u8::from));
+            add(&[flags.case_sensitive, flags.multiline, flags.dotall, flags.utf8, *prefilter, *each].map(u8::from));
         }
         Self(hasher.finalize().into())
     }
@@ -113,7 +113,7 @@ mod tests {
     use crate::detect::rows::Flags;
 
     fn key(pattern: &str, library: &str) -> Key {
-        let expression = Expression { id: 3, pattern, flags: Flags::default(), prefilter: false };
+        let expression = Expression { id: 3, pattern, flags: Flags::default(), prefilter: false, each: false };
         Key::of(library, "here", &[expression])
     }
 
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_key_tells_everything_apart_that_changes_a_database() {
         let flags = Flags::default();
-        let plain = |id, pattern| Expression { id, pattern, flags, prefilter: false };
+        let plain = |id, pattern| Expression { id, pattern, flags, prefilter: false, each: false };
         let dotall = Flags { dotall: true, ..flags };
         let keys = [
             Key::of("a", "b", &[]),
@@ -149,6 +149,7 @@ mod tests {
             Key::of("a", "b", &[plain(0, "x"), plain(1, "y")]),
             Key::of("a", "b", &[plain(0, "xy")]),
             Key::of("a", "b", &[Expression { prefilter: true, ..plain(0, "x") }]),
+            Key::of("a", "b", &[Expression { each: true, ..plain(0, "x") }]),
             Key::of("a", "b", &[Expression { flags: dotall, ..plain(0, "x") }]),
         ];
         let names: std::collections::BTreeSet<String> = keys.iter().map(Key::name).collect();

@@ -127,7 +127,7 @@ impl Pattern {
 
     fn expression(&self, id: usize) -> Expression<'_> {
         let flags = Flags { multiline: true, utf8: true, ..Flags::default() };
-        Expression { id, pattern: &self.read.text, flags, prefilter: self.read.looking.is_some() }
+        Expression { id, pattern: &self.read.text, flags, prefilter: self.read.looking.is_some(), each: false }
     }
 
     /// Where the match is that ends first, at `end` or before.

@@ -9,17 +9,19 @@ use smallvec::SmallVec;
 
 use crate::config::exclusions::DetectionConfig;
 use crate::config::security::SecurityConfig;
+use crate::detect::automaton::Candidates;
 use crate::detect::confirm::Candidate;
 use crate::detect::custom::{self, CustomPatterns, PatternError, Set};
 use crate::detect::monitor::{Anomaly, Monitor, Sample, Stats};
+use crate::detect::reach::Reach;
 use crate::detect::recall::Epoch;
 use crate::detect::rows::{self, Row};
 use crate::detect::semantic::{self, Analysis};
-use crate::detect::table::{Answers, Candidates, Origin, Table, Text};
+use crate::detect::table::{Answers, Origin, Table, Text};
 use crate::detect::view::{self, Recipe, Views};
 use crate::detect::work::Work;
 use crate::detect::{
-    Context, DetectError, Detector, Limits, Material, Method, PatternInfo, Report, Settings, Threat, View,
+    Context, DetectError, Detector, Limits, Material, Method, PatternInfo, Report, Settings, Source, Threat, View,
 };
 use crate::model::category::{Category, CategorySet};
 use crate::model::time::Timestamp;
@@ -158,9 +160,21 @@ impl Detector {
         self.table.reads_side_by_side() && !self.has_custom()
     }
 
-    /// True when one of the values that stand side by side may hold a candidate.
-    pub(super) fn may_match(&self, together: &str) -> bool {
-        self.table.may_match(together)
+    /// Gives `found` the candidates in texts of a kind that stand side by side: row, where the first match in a text ends
+    /// in the whole, and whose it is, as `text_of` tells by that end.
+    pub(super) fn find_together(
+        &self,
+        reach: Reach,
+        texts: &[u8],
+        text_of: impl Fn(u32) -> u32,
+        found: impl FnMut(u16, u32, u32),
+    ) {
+        self.table.find_together(reach, texts, text_of, found);
+    }
+
+    /// Whether a row, by its number, is asked in these views (a mask), in this place, about these categories.
+    pub(super) fn applies(&self, row: u16, views: u8, source: Source, categories: CategorySet) -> bool {
+        self.table.applies(row, views, source, categories)
     }
 
     /// Runs every row's own examples through the whole detector and says which come out wrong, by row. Empty is good.
@@ -282,11 +296,22 @@ impl Detector {
 
     /// Everything found in one value, in guard-core's order. Unallocated when nothing is found.
     pub(super) fn threats(&self, views: &Views<'_>, look: &Look<'_>, watch: &mut impl Watch) -> Vec<Threat> {
+        let found = View::ALL.map(|view| self.candidates(views, view, look, watch.explains()));
+        self.judged(views, look, &found, watch)
+    }
+
+    /// What of these candidates, by view, is a threat, and what is one without a row.
+    pub(super) fn judged(
+        &self,
+        views: &Views<'_>,
+        look: &Look<'_>,
+        found: &[Candidates; View::ALL.len()],
+        watch: &mut impl Watch,
+    ) -> Vec<Threat> {
         let Look { context, categories, work } = *look;
-        let found = self.scans(views, context, categories, &*watch);
         watch.scanned();
-        let processed_from = source_of(views, View::Processed);
-        if found.iter().all(SmallVec::is_empty) && !views.is_exhausted && processed_from == View::Raw {
+        let processed_from = views.source_of(View::Processed);
+        if found.iter().all(SmallVec::is_empty) && !views.is_exhausted() && processed_from == View::Raw {
             return Vec::new();
         }
         let mut threats = Vec::new();
@@ -316,8 +341,8 @@ impl Detector {
         if categories.contains(Category::PATH_TRAVERSAL) {
             threats.extend(computed_traversal(views));
         }
-        pass(View::Decoded, source_of(views, View::Decoded), &mut threats);
-        if views.is_exhausted {
+        pass(View::Decoded, views.source_of(View::Decoded), &mut threats);
+        if views.is_exhausted() {
             threats.push(budget("decode_budget_exhausted"));
         }
         pass(View::Additive, View::Additive, &mut threats);
@@ -355,21 +380,14 @@ impl Detector {
         })
     }
 
-    /// Scans each distinct text once, for the rows of all views that have this text.
-    fn scans(
-        &self,
-        views: &Views<'_>,
-        context: &Context<'_>,
-        categories: CategorySet,
-        watch: &impl Watch,
-    ) -> [Candidates; View::ALL.len()] {
-        let scan = |view: View| {
-            let same = View::ALL.into_iter().filter(|other| source_of(views, *other) == view);
-            let mask = same.fold(0, |mask, view| mask | view.bit());
-            let text = Text { text: views.text(view), views: mask, in_full: watch.explains() };
-            self.table.candidates(text, context.source, categories)
-        };
-        View::ALL.map(|view| if source_of(views, view) == view { scan(view) } else { Candidates::new() })
+    /// The candidates in the text of a view, for the rows of all views that have this text; none when an earlier view has
+    /// it.
+    pub(super) fn candidates(&self, views: &Views<'_>, view: View, look: &Look<'_>, in_full: bool) -> Candidates {
+        if views.source_of(view) != view {
+            return Candidates::new();
+        }
+        let text = Text { text: views.text(view), views: views.views_of(view), in_full };
+        self.table.candidates(text, look.context.source, look.categories)
     }
 
     /// Whether the sum of weights convicts, and the score guard-core gives it.
@@ -441,15 +459,6 @@ impl Watch for Unwatched {
     fn hit(&mut self, _: &Row, _: &Candidate<'_>, _: Option<&Range<usize>>) {}
 }
 
-/// The first view with the same text.
-pub(super) fn source_of(views: &Views<'_>, view: View) -> View {
-    match view {
-        View::Processed if views.is_same(View::Processed) => source_of(views, View::Decoded),
-        View::Decoded if views.is_same(View::Decoded) => View::Raw,
-        View::Raw | View::Decoded | View::Processed | View::Additive => view,
-    }
-}
-
 /// A finding without a row.
 pub(super) fn budget(name: &'static str) -> Threat {
     Threat {
@@ -467,7 +476,7 @@ pub(super) fn budget(name: &'static str) -> Threat {
 /// Decoding that brings forth dot-dot units which were not there before is traversal.
 fn computed_traversal(views: &Views<'_>) -> Option<Threat> {
     let (processed, raw) = (views.text(View::Processed), views.text(View::Raw));
-    if source_of(views, View::Processed) == View::Raw || units(processed).count() <= units(raw).count() {
+    if views.source_of(View::Processed) == View::Raw || units(processed).count() <= units(raw).count() {
         return None;
     }
     let first = units(processed).next()?;

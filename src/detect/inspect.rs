@@ -2,18 +2,18 @@
 
 use std::ops::{ControlFlow, Range};
 
-use crate::detect::batch::{self, Batch, Entry};
+use crate::detect::automaton::Candidates;
+use crate::detect::batch::{self, Open, Waiting};
 use crate::detect::confirm::Candidate;
-use crate::detect::detector::{Look, Unwatched, WORK_EXHAUSTED, Watch, budget};
+use crate::detect::detector::{Look, WORK_EXHAUSTED, Watch, budget};
 use crate::detect::exclusion::{self, Spot};
 use crate::detect::extract;
-use crate::detect::reach::Reach;
 use crate::detect::recall::{self, Key};
 use crate::detect::rows::Row;
 use crate::detect::trace::{Trace, Tracer};
 use crate::detect::view::Views;
 use crate::detect::work::Work;
-use crate::detect::{Context, Detection, Detector, Finding, Lens, Meter, Method, Scope, Source, Threat, Visit};
+use crate::detect::{Context, Detection, Detector, Finding, Lens, Meter, Method, Scope, Source, Threat, View, Visit};
 use crate::model::category::Category;
 use crate::model::stage::Stage;
 use crate::request::Request;
@@ -50,7 +50,7 @@ impl Detector {
         let mut inspector = Inspector::new(self, request, scope, meter);
         meter.enter(Stage::Extract);
         if self.batches() {
-            inspector.waiting = Some(Batch::borrow());
+            inspector.waiting = Some(Waiting::borrow());
             let ended = walk(&mut inspector);
             let settled = if ended.is_continue() { inspector.settle() } else { ended };
             if let Some(waiting) = inspector.waiting.take() {
@@ -88,7 +88,7 @@ struct Inspector<'d, M> {
     found: Detection,
     trace: Option<Trace>,
     /// Values that wait to be scanned together; `None` when each is looked at alone.
-    waiting: Option<Box<Batch>>,
+    waiting: Option<Box<Waiting>>,
     /// Something is in a value that waited: the walk has to be made again.
     is_unsettled: bool,
 }
@@ -108,33 +108,43 @@ impl<'d, M: Meter> Inspector<'d, M> {
         self.found
     }
 
-    /// Puts a value off that every view shows as it was sent. False when it has to be looked at now.
-    fn put_off(&mut self, key: Option<Key<'_>>, views: &Views<'_>, lens: &Lens<'_>) -> ControlFlow<(), bool> {
-        let waits = |key: &Key<'_>| key.text.len() <= batch::TEXT_MAX && Reach::of(key.text.as_bytes()) <= batch::REACH;
-        let Some(key) = key.filter(|key| views.is_plain() && waits(key)) else {
-            return ControlFlow::Continue(false);
+    /// Puts a short value off, to be scanned together with others; gives its views back when it has to be looked at now.
+    fn put_off<'v>(
+        &mut self,
+        key: Option<Key<'_>>,
+        views: Views<'v>,
+        context: &Context<'_>,
+        lens: &Lens<'_>,
+    ) -> ControlFlow<(), Option<Views<'v>>> {
+        let detector = self.detector;
+        // Of a changed value, what it means is dear to scan: nearly every row looks at that.
+        let view = views.source_of(View::Decoded);
+        let (Some(key), Some(_)) = (key.filter(|_| views.text(view).len() <= batch::TEXT_MAX), &self.waiting) else {
+            return ControlFlow::Continue(Some(views));
         };
-        // The separator would make two values of it; it is in no plain value, and nothing here relies on that.
-        if self.waiting.is_none() || key.text.contains(batch::SEPARATOR) {
-            return ControlFlow::Continue(false);
-        }
         self.meter.enter(Stage::Semantic);
-        if lens.semantic && self.detector.is_semantic_threat(views) {
-            return ControlFlow::Continue(false);
+        if lens.semantic && detector.is_semantic_threat(&views) {
+            return ControlFlow::Continue(Some(views));
         }
+        self.meter.enter(Stage::Scan);
+        let look = Look { context, categories: lens.categories, work: &self.work };
+        let candidates = View::ALL.map(|other| match other == view {
+            true => Candidates::new(),
+            false => detector.candidates(&views, other, &look, false),
+        });
         self.meter.enter(Stage::Extract);
-        let Some(batch) = &mut self.waiting else { return ControlFlow::Continue(false) };
-        if batch.add(&key) {
+        let Some(waiting) = &mut self.waiting else { return ControlFlow::Continue(Some(views)) };
+        if waiting.add(&key, Open { views, view, candidates }) {
             self.settle()?;
         }
-        ControlFlow::Continue(true)
+        ControlFlow::Continue(None)
     }
 
     /// Looks at what waits. Breaks when something is found: then all of it is to be looked at again, value by value.
     fn settle(&mut self) -> ControlFlow<()> {
         let Some(mut waiting) = self.waiting.take() else { return ControlFlow::Continue(()) };
         self.meter.enter(Stage::Scan);
-        let is_clean = self.is_clean(&waiting);
+        let is_clean = self.is_clean(&mut waiting);
         waiting.clear();
         self.waiting = Some(waiting);
         self.meter.enter(Stage::Extract);
@@ -142,25 +152,18 @@ impl<'d, M: Meter> Inspector<'d, M> {
         if is_clean { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    fn is_clean(&self, batch: &Batch) -> bool {
-        if batch.is_empty() {
-            return true;
-        }
-        let is_hostile = |(entry, context, text): (&Entry, Context<'_>, &str)| {
+    fn is_clean(&self, waiting: &mut Waiting) -> bool {
+        let is_clean = waiting.settle(self.detector, |waited| {
             let before = self.work.spent();
-            let look = Look { context: &context, categories: entry.categories, work: &self.work };
-            let threats = self.detector.threats(&Views::same(text), &look, &mut Unwatched);
-            entry.units.set(units(self.work.spent() - before));
-            !threats.is_empty()
-        };
-        let may_match = |together: &str| self.detector.may_match(together);
-        if batch.suspects(&may_match).into_iter().any(is_hostile) {
-            return false;
+            let look = Look { context: &waited.context, categories: waited.categories, work: &self.work };
+            let threats = self.detector.judged(&waited.views, &look, &waited.candidates, &mut Timed(self.meter));
+            *waited.units = units(self.work.spent() - before);
+            threats.is_empty()
+        });
+        if let Some(epoch) = self.detector.epoch().filter(|_| is_clean) {
+            waiting.keys(epoch).for_each(|(key, units)| recall::note_clean(&key, units));
         }
-        if let Some(epoch) = self.detector.epoch() {
-            batch.keys(epoch).for_each(|(key, units)| recall::note_clean(&key, units));
-        }
-        true
+        is_clean
     }
 
     /// Sorts what was found in a value: excluded, only observed, counted.
@@ -235,9 +238,9 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         self.meter.enter(Stage::Views);
         let recipe = &detector.settings.recipe;
         let views = if self.trace.is_some() { Views::in_full(text, recipe) } else { Views::new(text, recipe) };
-        if self.put_off(key, &views, &lens)? {
+        let Some(views) = self.put_off(key, views, context, &lens)? else {
             return ControlFlow::Continue(());
-        }
+        };
         self.meter.enter(Stage::Scan);
         let mut tracer = self.trace.is_some().then(|| Tracer::new(context, &views));
         let look = Look { context, categories: lens.categories, work: &self.work };

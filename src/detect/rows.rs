@@ -35,6 +35,8 @@ pub(crate) struct Expression<'a> {
     pub(crate) flags: Flags,
     /// Compile something that finds at least every match: for what Hyperscan cannot express.
     pub(crate) prefilter: bool,
+    /// Report each match, not the first alone: for texts that stand side by side.
+    pub(crate) each: bool,
 }
 
 /// A row that passed every check except compilation.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use crate::config::exclusions::Profile;
-use crate::detect::automaton::{Automaton, Bits, CompileError};
+use crate::detect::automaton::{Automaton, Bits, Candidates, CompileError};
 use crate::detect::batch;
 use crate::detect::cache::DatabaseCache;
 use crate::detect::confirm::{Candidate, Confirm, Second};
@@ -16,9 +16,6 @@ use crate::detect::reach::Reach;
 use crate::detect::rows::{Expression, PatternFile, Row};
 use crate::detect::{DetectError, Kind, Source, View};
 use crate::model::category::{Category, CategorySet};
-
-/// Candidates of one text; more than these spill to the heap.
-pub(crate) type Candidates = SmallVec<[(u16, u32); 16]>;
 
 /// Bytes that one row's span expression may take when compiled.
 const SPAN_BYTES_MAX: usize = 4 << 20;
@@ -69,8 +66,9 @@ pub(crate) struct Table {
     automata: Vec<Automaton>,
     /// By [`View`]: the rows that look at a text which only this view has; `None` where most rows do.
     scarce: [Option<Automaton>; View::ALL.len()],
-    /// The rows that plain values may match which stand side by side; `None` where a row cannot be read that way.
-    together: Option<Automaton>,
+    /// By kind in [`batch::REACHES`]: the rows that texts may match which stand side by side; empty where a row cannot be
+    /// read that way.
+    together: Vec<Automaton>,
     bits: Masks,
 }
 
@@ -131,16 +129,14 @@ impl Table {
             Some(all.iter().filter(|row| view.contains(row.id)).copied().collect::<Vec<_>>())
         });
         let texts = texts_side_by_side(origin.profile, &rows);
-        let together = texts.as_ref().map(|texts| {
-            let together = texts.iter().zip(&alone).map(|(pattern, alone)| Expression { pattern, ..*alone });
-            within(&rows, &together.collect::<Vec<_>>(), batch::REACH)
-        });
+        let together = texts.iter().flat_map(|texts| batch::REACHES.map(|reach| together(&rows, texts, reach)));
+        let together: Vec<_> = together.collect();
         sets.extend(scarce.iter().flatten().cloned());
-        sets.extend(together.iter().cloned());
+        sets.extend(together);
         let mut compiled = Automaton::compile_all(&sets, cache).map_err(|error| faults(&rows, error))?.into_iter();
         let automata = compiled.by_ref().take(Reach::ALL.len()).collect();
         let scarce = scarce.map(|set| set.and_then(|_| compiled.next()));
-        let together = together.and_then(|_| compiled.next());
+        let together = compiled.collect();
         let spans = rows.iter().map(span).collect();
         Ok(Self { origin, rows, spans, automata, scarce, together, bits })
     }
@@ -194,12 +190,29 @@ impl Table {
 
     /// True when values can be scanned side by side.
     pub(crate) const fn reads_side_by_side(&self) -> bool {
-        self.together.is_some()
+        !self.together.is_empty()
     }
 
-    /// Whether any row may have a candidate in one of the plain values that stand side by side in `together`.
-    pub(crate) fn may_match(&self, together: &str) -> bool {
-        self.together.as_ref().is_none_or(|automaton| automaton.scan(together.as_bytes(), |_| ()).is_some())
+    /// Gives `found` the candidates in texts of a kind that stand side by side; see [`Automaton::each`].
+    pub(crate) fn find_together(
+        &self,
+        reach: Reach,
+        texts: &[u8],
+        text_of: impl Fn(u32) -> u32,
+        found: impl FnMut(u16, u32, u32),
+    ) {
+        let kind = batch::REACHES.iter().position(|known| reach <= *known);
+        if let Some(automaton) = kind.and_then(|kind| self.together.get(kind)) {
+            automaton.each(texts, text_of, found);
+        }
+    }
+
+    /// Whether a row is asked in these views (a mask), in this place, about these categories.
+    pub(crate) fn applies(&self, id: u16, views: u8, source: Source, categories: CategorySet) -> bool {
+        let in_views = |row: &Row| (row.views | View::Additive.bit()) & views != 0;
+        self.row(id).is_some_and(|row| {
+            in_views(row) && row.contexts & (1 << source.index()) != 0 && categories.contains(row.category)
+        })
     }
 
     /// The first match of a candidate's row that survives its confirm function and its gates.
@@ -322,17 +335,35 @@ fn prefilter<'r>(rows: &'r [Row], expression: &mut Expression<'r>) {
     }
 }
 
-/// Every row's expression for values that stand side by side; `None` when some row has none.
-fn texts_side_by_side(profile: Profile, rows: &[Row]) -> Option<Vec<String>> {
+/// Every row's expression and prefilter for values that stand side by side; `None` when some row has none.
+fn texts_side_by_side(profile: Profile, rows: &[Row]) -> Option<Vec<(String, Option<String>)>> {
+    let texts = |row: &Row| {
+        let prefilter = row.prefilter.as_ref().map(|prefilter| batch::side_by_side(prefilter, row.flags));
+        let prefilter = match prefilter {
+            Some(None) => return None,
+            Some(text) => text,
+            None => None,
+        };
+        Some((batch::side_by_side(&row.pattern, row.flags)?, prefilter))
+    };
     match profile {
-        Profile::Balanced => rows.iter().map(|row| batch::side_by_side(&row.pattern, row.flags)).collect(),
+        Profile::Balanced => rows.iter().map(texts).collect(),
         // Its values have a view of their own each: they never wait for others.
         Profile::GuardCore => None,
     }
 }
 
+/// The expressions that texts of a kind may match which stand side by side.
+fn together<'e>(rows: &'e [Row], texts: &'e [(String, Option<String>)], reach: Reach) -> Vec<Expression<'e>> {
+    let expressions = texts.iter().zip(rows).enumerate().map(|(id, ((pattern, prefilter), row))| {
+        let cheap = prefilter.as_deref().filter(|_| reach == Reach::All);
+        Expression { pattern: cheap.unwrap_or(pattern), each: true, ..expression(id, row) }
+    });
+    within(rows, &expressions.collect::<Vec<_>>(), reach)
+}
+
 fn expression(id: usize, row: &Row) -> Expression<'_> {
-    Expression { id, pattern: &row.pattern, flags: row.flags, prefilter: false }
+    Expression { id, pattern: &row.pattern, flags: row.flags, prefilter: false, each: false }
 }
 
 /// The expressions that a text of a kind may match. What such text holds is told by the row as it stands, however it is

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::exclusions::{Exclusion, Profile};
+use crate::detect::batch;
 use crate::detect::reach::Reach;
 use crate::detect::rows::PatternFile;
 use crate::detect::{Detection, Meter, Scope, Source, Unmetered};
@@ -335,7 +336,7 @@ fn work_is_of_the_request_and_not_of_each_of_its_values() {
 }
 
 /// Values of every row's examples, and plain ones.
-fn examples() -> Vec<&'static str> {
+fn all_examples() -> Vec<&'static str> {
     let rows = BALANCED.table.rows().iter();
     let examples = rows.flat_map(|row| row.hits.iter().chain(&row.misses)).map(|example| example.parts().0);
     let plain = [
@@ -345,27 +346,52 @@ fn examples() -> Vec<&'static str> {
         "2024-01-02T03:04:05Z",
         "https://example.com/a?b=c",
         "O'Neil & co",
+        "ends in a line\n",
+        "\u{1}",
     ];
-    examples.chain(plain).filter(|value| !value.contains(['\r', '\n'])).collect()
+    examples.chain(plain).collect()
+}
+
+/// Those that are one line.
+fn examples() -> Vec<&'static str> {
+    all_examples().into_iter().filter(|value| !value.contains(['\r', '\n'])).collect()
+}
+
+/// The rows found in each of some texts of a kind that stand side by side.
+fn found_together(reach: Reach, texts: &[&str]) -> Vec<Vec<u16>> {
+    let buffer: Vec<u8> = texts.iter().flat_map(|text| text.bytes().chain([0xff])).collect();
+    let ends: Vec<usize> = texts.iter().scan(0, |end, text| Some((*end += text.len() + 1, *end).1)).collect();
+    let mut found = vec![Vec::new(); texts.len()];
+    let text_of = |end: u32| ends.partition_point(|known| *known < end as usize) as u32;
+    BALANCED.table.find_together(reach, &buffer, text_of, |row, _, text| found[text as usize].push(row));
+    found.iter_mut().for_each(|rows| {
+        rows.sort_unstable();
+        rows.dedup();
+    });
+    found
 }
 
 #[test]
-fn rows_find_in_a_value_among_others_what_they_find_in_it_alone() {
-    let is_plain = |value: &&str| Reach::of(value.as_bytes()) <= Reach::Addresses;
-    let examples: Vec<_> = examples().into_iter().filter(is_plain).collect();
-    let mut found = 0;
-    for trio in examples.windows(3) {
-        let together: String = trio.iter().flat_map(|value| [value, "\u{1}"]).collect();
-        let finds = |value: &&str| {
-            let text = Text { text: value, views: ALL_VIEWS, in_full: false };
-            !BALANCED.table.candidates(text, Source::Unknown, CategorySet::DETECTION).is_empty()
-        };
-        if trio.iter().any(finds) {
-            found += 1;
-            assert!(BALANCED.table.may_match(&together), "{together:?}");
+fn rows_find_in_a_text_among_others_what_they_find_in_it_alone() {
+    let alone = |text: &&str| -> Vec<u16> {
+        let text = Text { text, views: ALL_VIEWS, in_full: false };
+        let found = BALANCED.table.candidates(text, Source::Unknown, CategorySet::DETECTION);
+        found.into_iter().map(|(row, _)| row).collect()
+    };
+    for (reach, least) in [(Reach::Addresses, 50), (Reach::All, 500)] {
+        let is_of_kind =
+            |text: &&str| batch::REACHES.iter().find(|known| Reach::of(text.as_bytes()) <= **known) == Some(&reach);
+        let texts: Vec<_> = all_examples().into_iter().filter(is_of_kind).collect();
+        let mut hits = 0;
+        for group in texts.chunks(7) {
+            let together = found_together(reach, group);
+            for (text, rows) in group.iter().zip(&together) {
+                assert_eq!(*rows, alone(text), "{text:?} among {group:?}");
+                hits += rows.len();
+            }
         }
+        assert!(least < hits, "{hits} in {} texts", texts.len());
     }
-    assert!(20 < found, "{found} of {} were found by a row", examples.len());
 }
 
 proptest! {

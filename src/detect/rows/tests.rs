@@ -111,7 +111,7 @@ fn a_prefilter_finds_whatever_its_pattern_finds() {
     let mut rng = StdRng::seed_from_u64(7);
     for row in load(Profile::Balanced, &[]).unwrap() {
         let Some(prefilter) = &row.prefilter else { continue };
-        let expression = Expression { id: 0, pattern: &row.pattern, flags: row.flags, prefilter: false };
+        let expression = Expression { id: 0, pattern: &row.pattern, flags: row.flags, prefilter: false, each: false };
         let exact = Automaton::compile(&[expression]).unwrap();
         let cheap = Automaton::compile(&[Expression { pattern: prefilter, ..expression }]).unwrap();
         let hir = ParserBuilder::new()

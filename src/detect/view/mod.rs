@@ -108,16 +108,30 @@ impl From<Option<String>> for Step {
     }
 }
 
-/// The views of one value. Unallocated when the value has nothing to decode.
-#[derive(Clone, Debug)]
-pub struct Views<'a> {
-    content: &'a str,
+/// What was done to one value. Unallocated when it has nothing to decode.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Steps {
     raw: Step,
     decoded: Step,
     processed: Step,
     additive: String,
     /// Every round of the decode loop changed the text.
-    pub(crate) is_exhausted: bool,
+    is_exhausted: bool,
+}
+
+impl Steps {
+    /// True when the value was sent in the one text that all views have.
+    pub(crate) fn is_plain(&self) -> bool {
+        let Self { raw, decoded, processed, additive, is_exhausted } = self;
+        [raw, decoded, processed].into_iter().all(|step| *step == Step::Same) && additive.is_empty() && !is_exhausted
+    }
+}
+
+/// The views of one value.
+#[derive(Clone, Debug)]
+pub struct Views<'a> {
+    content: &'a str,
+    steps: Steps,
 }
 
 impl<'a> Views<'a> {
@@ -127,7 +141,7 @@ impl<'a> Views<'a> {
         if is_plain(content, recipe) {
             let mut views = Self::same(content);
             if !recipe.is_strict() {
-                views.additive = base64::short_islands(content);
+                views.steps.additive = base64::short_islands(content);
             }
             return views;
         }
@@ -139,52 +153,44 @@ impl<'a> Views<'a> {
     pub fn in_full(content: &'a str, recipe: &Recipe) -> Self {
         let normal = norm::normalise(content, recipe.is_strict());
         let (decoded, is_exhausted) = decode::decode(normal.as_deref().unwrap_or(content), recipe);
-        let mut views = Self {
-            content,
-            raw: normal.into(),
-            decoded: decoded.into(),
-            processed: Step::Same,
-            additive: String::new(),
-            is_exhausted,
-        };
+        let steps = Steps { raw: normal.into(), decoded: decoded.into(), is_exhausted, ..Steps::default() };
+        let mut views = Self { content, steps };
         if !recipe.is_strict()
             && let Some(text) = clean::strip_comments(views.text(View::Decoded))
         {
-            views.decoded = Step::Changed(text);
+            views.steps.decoded = Step::Changed(text);
         }
-        views.processed = match clean::even_out(views.text(View::Decoded), recipe.is_strict()) {
+        views.steps.processed = match clean::even_out(views.text(View::Decoded), recipe.is_strict()) {
             Even::Same => Step::Same,
             Even::Trimmed(range) => Step::Slice(range),
             Even::Changed(text) => Step::Changed(text),
         };
         views.truncate(recipe);
         if !recipe.is_strict() {
-            views.additive = base64::short_islands(views.text(View::Raw));
+            views.steps.additive = base64::short_islands(views.text(View::Raw));
         }
         views
     }
 
     /// Every view is the value itself: for a value that is known to be so.
-    pub(crate) const fn same(content: &'a str) -> Self {
-        Self {
-            content,
-            raw: Step::Same,
-            decoded: Step::Same,
-            processed: Step::Same,
-            additive: String::new(),
-            is_exhausted: false,
-        }
+    pub(crate) fn same(content: &'a str) -> Self {
+        Self::of_steps(content, Steps::default())
+    }
+
+    /// The views of a value to which this was done.
+    pub(crate) const fn of_steps(content: &'a str, steps: Steps) -> Self {
+        Self { content, steps }
+    }
+
+    /// What was done to the value.
+    pub(crate) fn into_steps(self) -> Steps {
+        self.steps
     }
 
     /// Every round of the decode loop changed the text: it is not known what an interpreter would see.
     #[must_use]
     pub const fn is_exhausted(&self) -> bool {
-        self.is_exhausted
-    }
-
-    /// True when the value was sent in the one text that all views have.
-    pub(crate) fn is_plain(&self) -> bool {
-        View::ALL.into_iter().all(|view| self.is_same(view)) && !self.is_exhausted
+        self.steps.is_exhausted
     }
 
     /// Cuts each view by itself: what looks hostile in one may not in another.
@@ -195,9 +201,9 @@ impl<'a> Views<'a> {
         }
         let cut = |text: &str| truncate::truncate(text, recipe).unwrap_or_else(|| text.to_owned());
         let [raw, decoded, processed] = [View::Raw, View::Decoded, View::Processed].map(|view| cut(self.text(view)));
-        self.processed = if processed == decoded { Step::Same } else { Step::Changed(processed) };
-        self.decoded = if decoded == raw { Step::Same } else { Step::Changed(decoded) };
-        self.raw = Step::Changed(raw);
+        self.steps.processed = if processed == decoded { Step::Same } else { Step::Changed(processed) };
+        self.steps.decoded = if decoded == raw { Step::Same } else { Step::Changed(decoded) };
+        self.steps.raw = Step::Changed(raw);
     }
 
     /// The value before anything was done to it.
@@ -209,20 +215,35 @@ impl<'a> Views<'a> {
     #[must_use]
     pub fn text(&self, view: View) -> &str {
         match view {
-            View::Raw => self.raw.of(self.content),
-            View::Decoded => self.decoded.of(self.text(View::Raw)),
-            View::Processed => self.processed.of(self.text(View::Decoded)),
-            View::Additive => &self.additive,
+            View::Raw => self.steps.raw.of(self.content),
+            View::Decoded => self.steps.decoded.of(self.text(View::Raw)),
+            View::Processed => self.steps.processed.of(self.text(View::Decoded)),
+            View::Additive => &self.steps.additive,
         }
     }
 
     /// True when the view has the text of the one before it (raw: of the content).
     pub(crate) fn is_same(&self, view: View) -> bool {
         match view {
-            View::Raw => self.raw == Step::Same,
-            View::Decoded => self.decoded == Step::Same,
-            View::Processed => self.processed == Step::Same,
-            View::Additive => self.additive.is_empty(),
+            View::Raw => self.steps.raw == Step::Same,
+            View::Decoded => self.steps.decoded == Step::Same,
+            View::Processed => self.steps.processed == Step::Same,
+            View::Additive => self.steps.additive.is_empty(),
         }
+    }
+
+    /// The first view with the same text.
+    pub(crate) fn source_of(&self, view: View) -> View {
+        match view {
+            View::Processed if self.is_same(View::Processed) => self.source_of(View::Decoded),
+            View::Decoded if self.is_same(View::Decoded) => View::Raw,
+            View::Raw | View::Decoded | View::Processed | View::Additive => view,
+        }
+    }
+
+    /// The mask of the views that have the text of `source`.
+    pub(crate) fn views_of(&self, source: View) -> u8 {
+        let same = View::ALL.into_iter().filter(|view| self.source_of(*view) == source);
+        same.fold(0, |mask, view| mask | view.bit())
     }
 }
