@@ -12,6 +12,7 @@ use crate::detect::reach::Reach;
 use crate::detect::recall::{Epoch, Key};
 use crate::detect::rows::Flags;
 use crate::detect::view::{Steps, Views};
+use crate::detect::work::Spent;
 use crate::detect::{Context, Detector, Kind, Source, View};
 use crate::model::category::CategorySet;
 
@@ -51,8 +52,7 @@ struct Entry {
     /// The text that is scanned with others, and whose view it is.
     text: Range<usize>,
     view: View,
-    /// Units of work its second looks spent.
-    units: u32,
+    spent: Spent,
 }
 
 /// Values that wait for one scan.
@@ -73,8 +73,8 @@ pub(super) struct Waited<'b> {
     pub(super) categories: CategorySet,
     pub(super) views: Views<'b>,
     pub(super) candidates: [Candidates; View::ALL.len()],
-    /// Takes the units of work that its second looks spent.
-    pub(super) units: &'b mut u32,
+    /// Takes what its second looks spent.
+    pub(super) spent: &'b mut Spent,
 }
 
 /// The text of a value that has to be scanned, and the candidates of those that were.
@@ -98,8 +98,8 @@ impl Batch {
         let name = self.word(key.name);
         let content = self.word(key.text);
         let Key { source, kind, categories, semantic, .. } = *key;
-        let (steps, view, units) = (open.views.into_steps(), open.view, 0);
-        self.entries.push(Entry { source, kind, categories, semantic, name, content, steps, text, view, units });
+        let (steps, view, spent) = (open.views.into_steps(), open.view, Spent::default());
+        self.entries.push(Entry { source, kind, categories, semantic, name, content, steps, text, view, spent });
         BYTES_MAX <= self.texts.len() || VALUES_MAX <= self.entries.len()
     }
 
@@ -151,12 +151,12 @@ impl Batch {
             }
             let name = words.get(entry.name.clone()).unwrap_or_default();
             let context = Context::new(source, name).of_kind(kind);
-            Some(Waited { context, categories, views, candidates, units: &mut entry.units })
+            Some(Waited { context, categories, views, candidates, spent: &mut entry.spent })
         })
     }
 
     /// The values as recall knows them, and what each of them spent.
-    fn keys(&self, epoch: Epoch) -> impl Iterator<Item = (Key<'_>, u32)> {
+    fn keys(&self, epoch: Epoch) -> impl Iterator<Item = (Key<'_>, Spent)> {
         self.entries.iter().map(move |entry| {
             let key = Key {
                 epoch,
@@ -167,7 +167,7 @@ impl Batch {
                 name: self.words.get(entry.name.clone()).unwrap_or_default(),
                 text: self.words.get(entry.content.clone()).unwrap_or_default(),
             };
-            (key, entry.units)
+            (key, entry.spent)
         })
     }
 
@@ -221,7 +221,7 @@ impl Waiting {
     }
 
     /// The values as recall knows them, and what each of them spent.
-    pub(super) fn keys(&self, epoch: Epoch) -> impl Iterator<Item = (Key<'_>, u32)> {
+    pub(super) fn keys(&self, epoch: Epoch) -> impl Iterator<Item = (Key<'_>, Spent)> {
         self.0.iter().flat_map(move |batch| batch.keys(epoch))
     }
 

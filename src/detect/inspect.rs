@@ -154,14 +154,14 @@ impl<'d, M: Meter> Inspector<'d, M> {
 
     fn is_clean(&self, waiting: &mut Waiting) -> bool {
         let is_clean = waiting.settle(self.detector, |waited| {
-            let before = self.work.spent();
             let look = Look { context: &waited.context, categories: waited.categories, work: &self.work };
-            let threats = self.detector.judged(&waited.views, &look, &waited.candidates, &mut Timed(self.meter));
-            *waited.units = units(self.work.spent() - before);
+            let judge = || self.detector.judged(&waited.views, &look, &waited.candidates, &mut Timed(self.meter));
+            let (threats, spent) = self.work.spent_by(judge);
+            *waited.spent = spent;
             threats.is_empty()
         });
         if let Some(epoch) = self.detector.epoch().filter(|_| is_clean) {
-            waiting.keys(epoch).for_each(|(key, units)| recall::note_clean(&key, units));
+            waiting.keys(epoch).for_each(|(key, spent)| recall::note_clean(&key, spent));
         }
         is_clean
     }
@@ -230,7 +230,7 @@ impl<M: Meter> Visit for Inspector<'_, M> {
             Some(_) => None,
         };
         if let Some(units) = key.and_then(|key| recall::clean(&key)) {
-            return match self.work.take(units as usize) {
+            return match self.work.take(units) {
                 true => ControlFlow::Continue(()),
                 false => self.threat(context, budget(WORK_EXHAUSTED)),
             };
@@ -244,12 +244,11 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         self.meter.enter(Stage::Scan);
         let mut tracer = self.trace.is_some().then(|| Tracer::new(context, &views));
         let look = Look { context, categories: lens.categories, work: &self.work };
-        let spent = self.work.spent();
-        let mut threats = match &mut tracer {
+        let (mut threats, spent) = self.work.spent_by(|| match &mut tracer {
             None => detector.threats(&views, &look, &mut Timed(self.meter)),
             Some(tracer) => detector.threats(&views, &look, tracer),
-        };
-        let (before, spent) = (threats.len(), self.work.spent() - spent);
+        });
+        let before = threats.len();
         self.meter.enter(Stage::Confirm);
         detector.find_custom(&views, &mut threats);
         if let Some(tracer) = &mut tracer {
@@ -263,7 +262,7 @@ impl<M: Meter> Visit for Inspector<'_, M> {
             trace.values.push(tracer.into_value(analysis));
         }
         if let Some(key) = key.filter(|_| threats.is_empty()) {
-            recall::note_clean(&key, units(spent));
+            recall::note_clean(&key, spent);
         }
         if !threats.is_empty() {
             // What came before is told before.
@@ -297,11 +296,6 @@ fn length(request: &Request<'_>) -> usize {
     let headers: usize = request.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
     let target = request.target.path.len() + request.target.query.map_or(0, str::len);
     target + headers + request.body.bytes().len()
-}
-
-/// As recall keeps them.
-fn units(spent: usize) -> u32 {
-    u32::try_from(spent).unwrap_or(u32::MAX)
 }
 
 /// Tells the meter what takes time.

@@ -2,11 +2,13 @@
 //! accept, their cookies, the keys of their documents.
 //!
 //! Each thread keeps a table of its own. A value is recalled only when every byte of it, its place and every setting that
-//! its verdict depends on are the same, so nobody can make one value pass for another; what collides is scanned again.
+//! its verdict depends on are the same, its name, too, when a second look asked for it; so nobody can make one value pass
+//! for another. What collides is scanned again.
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher};
 
+use crate::detect::work::Spent;
 use crate::detect::{Context, Kind, Lens, Source};
 use crate::model::category::CategorySet;
 
@@ -56,7 +58,6 @@ impl<'a> Key<'a> {
 
     fn digest(&self, hasher: &foldhash::fast::RandomState) -> u64 {
         let mut hasher = hasher.build_hasher();
-        hasher.write(self.name.as_bytes());
         hasher.write(self.text.as_bytes());
         hasher.write_u32((self.kind as u32) << 8 | self.source.index() as u32);
         hasher.finish()
@@ -84,14 +85,14 @@ struct Slot {
 }
 
 impl Set {
-    fn clean(&mut self, digest: u64, key: &Key<'_>) -> Option<u32> {
+    fn clean(&mut self, digest: u64, key: &Key<'_>) -> Option<usize> {
         let slot = self.slots.iter_mut().find(|slot| slot.digest == digest)?;
-        let units = slot.held.as_ref().filter(|held| held.is(key))?.units;
+        let units = slot.held.as_ref().filter(|held| held.is(key))?.spent.units;
         slot.is_recent = true;
         Some(units)
     }
 
-    fn note_clean(&mut self, digest: u64, key: &Key<'_>, units: u32) {
+    fn note_clean(&mut self, digest: u64, key: &Key<'_>, spent: Spent) {
         let known = self.slots.iter().position(|slot| slot.digest == digest);
         let is_repeated = known.is_some() || self.seen.contains(&digest);
         if !is_repeated {
@@ -103,7 +104,7 @@ impl Set {
         let index = known.unwrap_or_else(|| self.place());
         if let Some(slot) = self.slots.get_mut(index) {
             let bytes = slot.held.take().map(|held| held.bytes).unwrap_or_default();
-            *slot = Slot { digest, is_recent: true, held: Some(Held::of(key, units, bytes)) };
+            *slot = Slot { digest, is_recent: true, held: Some(Held::of(key, spent, bytes)) };
         }
     }
 
@@ -128,29 +129,30 @@ struct Held {
     categories: CategorySet,
     semantic: bool,
     name_length: usize,
-    /// Units of work that its second looks spent: it costs a request the same whether it is recalled or not.
-    units: u32,
-    /// The name, then the text.
+    spent: Spent,
+    /// The name, where the verdict depends on it, then the text.
     bytes: Vec<u8>,
 }
 
 impl Held {
     fn is(&self, key: &Key<'_>) -> bool {
+        let name = if self.spent.is_by_name { key.name } else { "" };
         self.epoch == key.epoch
             && self.source == key.source
             && self.kind == key.kind
             && self.categories == key.categories
             && self.semantic == key.semantic
-            && self.name_length == key.name.len()
-            && self.bytes.len() == key.name.len() + key.text.len()
-            && self.bytes.starts_with(key.name.as_bytes())
+            && self.name_length == name.len()
+            && self.bytes.len() == name.len() + key.text.len()
+            && self.bytes.starts_with(name.as_bytes())
             && self.bytes.ends_with(key.text.as_bytes())
     }
 
     /// Takes the key's value over into `bytes`.
-    fn of(key: &Key<'_>, units: u32, mut bytes: Vec<u8>) -> Self {
+    fn of(key: &Key<'_>, spent: Spent, mut bytes: Vec<u8>) -> Self {
+        let name = if spent.is_by_name { key.name } else { "" };
         bytes.clear();
-        bytes.extend_from_slice(key.name.as_bytes());
+        bytes.extend_from_slice(name.as_bytes());
         bytes.extend_from_slice(key.text.as_bytes());
         Self {
             epoch: key.epoch,
@@ -158,8 +160,8 @@ impl Held {
             kind: key.kind,
             categories: key.categories,
             semantic: key.semantic,
-            name_length: key.name.len(),
-            units,
+            name_length: name.len(),
+            spent,
             bytes,
         }
     }
@@ -186,7 +188,7 @@ thread_local! {
 }
 
 /// The units of work that this very value took when it was found clean before; `None` when it was not.
-pub(super) fn clean(key: &Key<'_>) -> Option<u32> {
+pub(super) fn clean(key: &Key<'_>) -> Option<usize> {
     TABLE.with_borrow_mut(|table| {
         let (set, digest) = table.set(key)?;
         set.clean(digest, key)
@@ -194,10 +196,10 @@ pub(super) fn clean(key: &Key<'_>) -> Option<u32> {
 }
 
 /// Notes that a value is clean, and what it took to know; the second time it is kept.
-pub(super) fn note_clean(key: &Key<'_>, units: u32) {
+pub(super) fn note_clean(key: &Key<'_>, spent: Spent) {
     TABLE.with_borrow_mut(|table| {
         if let Some((set, digest)) = table.set(key) {
-            set.note_clean(digest, key, units);
+            set.note_clean(digest, key, spent);
         }
     });
 }
@@ -217,9 +219,10 @@ mod tests {
         let epoch = Epoch { detector: u64::MAX, semantic: 1 };
         let context = Context::new(Source::Header, "accept");
         let key = Key::new(epoch, &context, "text/html", &lens()).unwrap();
-        note_clean(&key, 7);
+        let spent = Spent { units: 7, is_by_name: true };
+        note_clean(&key, spent);
         assert_eq!(clean(&key), None, "seen once");
-        note_clean(&key, 7);
+        note_clean(&key, spent);
         assert_eq!(clean(&key), Some(7), "seen twice");
         let other_name = Context::new(Source::Header, "accepttext");
         let other_source = Context::new(Source::Query, "accept");
@@ -241,6 +244,18 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_that_nobody_asked_the_name_for_holds_under_any_name() {
+        let epoch = Epoch { detector: u64::MAX, semantic: 4 };
+        let names = ["a", "b", ""].map(|name| Context::new(Source::Query, name));
+        let [first, second, third] = names.each_ref().map(|context| Key::new(epoch, context, "red", &lens()).unwrap());
+        note_clean(&first, Spent { units: 5, is_by_name: false });
+        note_clean(&second, Spent { units: 5, is_by_name: false });
+        assert_eq!((clean(&first), clean(&third)), (Some(5), Some(5)));
+        note_clean(&first, Spent { units: 6, is_by_name: true });
+        assert_eq!((clean(&first), clean(&third)), (Some(6), None));
+    }
+
+    #[test]
     fn what_repeats_is_recalled_whatever_its_digests_are() {
         let context = Context::new(Source::Header, "cookie");
         let hot: Vec<String> = (0..48).map(|number| format!("hot {number}")).collect();
@@ -249,7 +264,7 @@ mod tests {
             let epoch = Epoch { detector: u64::MAX - detector, semantic: 3 };
             let texts: Vec<String> = hot.iter().map(|text| format!("{text} {detector}")).collect();
             let is_clean = |text: &str| clean(&Key::new(epoch, &context, text, &lens()).unwrap()).is_some();
-            let note = |text: &str| note_clean(&Key::new(epoch, &context, text, &lens()).unwrap(), 1);
+            let note = |text: &str| note_clean(&Key::new(epoch, &context, text, &lens()).unwrap(), Spent::default());
             for pass in 0..6 {
                 texts.iter().filter(|text| !is_clean(text)).for_each(|text| note(text));
                 // Values that come once stand between.

@@ -38,6 +38,17 @@ pub(crate) struct Work {
     all: Cell<usize>,
     spent: Cell<usize>,
     is_spent: Cell<bool>,
+    /// A second look asked for a value's name since somebody wanted to know.
+    is_name_asked: Cell<bool>,
+}
+
+/// What the second looks at one value took.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Spent {
+    /// Units of work: the value costs a request the same whether it is recalled or not.
+    pub(crate) units: usize,
+    /// They depend on the value's name.
+    pub(crate) is_by_name: bool,
 }
 
 impl Work {
@@ -45,7 +56,7 @@ impl Work {
     pub(crate) fn of(bytes: usize) -> Self {
         READ.set(0);
         let all = BASE.saturating_add(PER_BYTE.saturating_mul(bytes));
-        Self { all: Cell::new(all), spent: Cell::new(0), is_spent: Cell::new(false) }
+        Self { all: Cell::new(all), spent: Cell::new(0), is_spent: Cell::new(false), is_name_asked: Cell::new(false) }
     }
 
     /// Adds to what may be spent: the request turned out to hold so many bytes more.
@@ -67,6 +78,19 @@ impl Work {
     /// Pays for what was read. False when it was too much.
     pub(crate) fn goes_on(&self) -> bool {
         self.take(0)
+    }
+
+    /// Notes that a second look asked for the value's name.
+    pub(crate) fn note_name(&self) {
+        self.is_name_asked.set(true);
+    }
+
+    /// What `look` takes, and what it says.
+    pub(crate) fn spent_by<R>(&self, look: impl FnOnce() -> R) -> (R, Spent) {
+        let before = self.spent.get();
+        self.is_name_asked.set(false);
+        let said = look();
+        (said, Spent { units: self.spent.get() - before, is_by_name: self.is_name_asked.get() })
     }
 
     /// Gives all of it again, once it was spent.

@@ -195,6 +195,11 @@ fn violations(sources: &[Source]) -> Vec<String> {
         for word in SHELL_WORDS.iter().filter(|word| CORE.contains(&room) && source.code.contains(**word)) {
             found.push(format!("{}: the core names `{word}`", source.path));
         }
+        let reads_name = source.path.starts_with("detect/confirm/") && source.code.contains("context.name");
+        // Verdicts for which nobody asked it are recalled under any name.
+        if reads_name && source.path != "detect/confirm/mod.rs" {
+            found.push(format!("{}: a second look asks a candidate for its name", source.path));
+        }
         for (name, doors) in DOORS {
             let is_door = doors.iter().any(|door| source.path.starts_with(door));
             if !is_door && names_crate(&source.code, name) {
@@ -238,6 +243,7 @@ fn a_planted_violation_is_found() {
         ("a room nobody knows", "extra/mod.rs", "", "not in the table"),
         ("time in the core", "engine/mod.rs", "let now = std::time::Instant::now();", "the core names"),
         ("files in the core", "detect/rows.rs", "std::fs::read(path)", "the core names `std::fs`"),
+        ("a name read past the ledger", "detect/confirm/url.rs", "candidate.context.name", "asks a candidate"),
         ("a second door", "engine/mod.rs", "use hyperscan::Database;", "the door to `hyperscan`"),
         ("a door by its full path", "app/mod.rs", "let x = prost::Message::decode();", "the door to `prost`"),
     ] {

@@ -51,8 +51,7 @@ pub(crate) fn probed_path(candidate: &Candidate<'_>) -> Option<Range<usize>> {
 
 /// The agent's own name.
 pub(crate) fn agent_name(candidate: &Candidate<'_>) -> Option<Range<usize>> {
-    let is_agent =
-        candidate.context.source == Source::Header && candidate.context.name.eq_ignore_ascii_case("user-agent");
+    let is_agent = candidate.context.source == Source::Header && candidate.name().eq_ignore_ascii_case("user-agent");
     is_agent.then_some(0..candidate.text.len())
 }
 

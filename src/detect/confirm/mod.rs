@@ -40,7 +40,7 @@ pub struct Candidate<'a> {
     pub end: usize,
     /// Which view it is. Not for confirm functions: views may share a text.
     pub view: View,
-    /// Where the value came from.
+    /// Where the value came from. Its name is asked for by [`Candidate::name`] alone.
     pub context: &'a Context<'a>,
     /// The value before any decoding.
     pub raw: &'a str,
@@ -48,7 +48,13 @@ pub struct Candidate<'a> {
     pub(crate) work: &'a Work,
 }
 
-impl Candidate<'_> {
+impl<'a> Candidate<'a> {
+    /// The name of the value. Verdicts for which nobody asked hold under any name.
+    fn name(&self) -> &'a str {
+        self.work.note_name();
+        &self.context.name
+    }
+
     /// Where the value itself starts: a cookie comes with its name.
     fn value_start(&self) -> usize {
         match self.context.kind {

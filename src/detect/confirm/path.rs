@@ -205,9 +205,7 @@ pub(crate) fn secret_file(candidate: &Candidate<'_>) -> Option<Range<usize>> {
     if text.iter().any(|byte| is_blank(*byte)) && !starts_like_path(text) {
         return None;
     }
-    if candidate.context.source == Source::Header
-        && matches!(candidate.context.name.as_ref(), "referer" | "origin" | "user-agent")
-    {
+    if candidate.context.source == Source::Header && matches!(candidate.name(), "referer" | "origin" | "user-agent") {
         return None;
     }
     let plain = Plain::of(text);

@@ -34,7 +34,7 @@ pub(crate) fn internal_target(candidate: &Candidate<'_>) -> Option<Range<usize>>
         let convicts = match Reach::of(part(text, start, end)).max(behind_fragment(text, end)) {
             Reach::Outside => false,
             Reach::Metadata | Reach::Disguised => true,
-            Reach::Plain => is_whole && !names_a_return(&candidate.context.name),
+            Reach::Plain => is_whole && !names_a_return(candidate.name()),
         };
         if convicts {
             return Some(colon..end);
@@ -274,7 +274,7 @@ fn is_about_the_client(candidate: &Candidate<'_>) -> bool {
             "x-original-url",
             "x-envoy-original-path",
         ]
-        .contains(&context.name.as_ref());
+        .contains(&candidate.name());
     is_own_header || matches!(context.kind, Kind::Name | Kind::JsonKey)
 }
 
