@@ -48,7 +48,8 @@ struct Entry {
     semantic: bool,
     name: Range<usize>,
     content: Range<usize>,
-    steps: Steps,
+    /// What was done to it; `None` for nothing.
+    steps: Option<Box<Steps>>,
     /// The text that is scanned with others, and whose view it is.
     text: Range<usize>,
     view: View,
@@ -72,35 +73,33 @@ pub(super) struct Waited<'b> {
     pub(super) context: Context<'b>,
     pub(super) categories: CategorySet,
     pub(super) views: Views<'b>,
-    pub(super) candidates: [Candidates; View::ALL.len()],
+    /// By view.
+    pub(super) candidates: &'b [Candidates; View::ALL.len()],
     /// Takes what its second looks spent.
     pub(super) spent: &'b mut Spent,
 }
 
-/// The text of a value that has to be scanned, and the candidates of those that were.
-pub(super) struct Open<'v> {
-    pub(super) views: Views<'v>,
-    pub(super) view: View,
-    pub(super) candidates: [Candidates; View::ALL.len()],
-}
-
 impl Batch {
-    /// Adds a value. True when no more should be added.
-    fn add(&mut self, key: &Key<'_>, open: Open<'_>) -> bool {
-        let (entry, start) = (self.entries.len(), self.texts.len());
-        self.texts.extend_from_slice(open.views.text(open.view).as_bytes());
+    /// Adds a value, of which the text of `view` is still to be scanned. True when no more should be added.
+    fn add(&mut self, key: &Key<'_>, views: Views<'_>, view: View) -> bool {
+        let start = self.texts.len();
+        self.texts.extend_from_slice(views.text(view).as_bytes());
         let text = start..self.texts.len();
         self.texts.push(SEPARATOR);
         self.ends.push(u32::try_from(self.texts.len()).unwrap_or(u32::MAX));
-        for (view, candidates) in View::ALL.into_iter().zip(&open.candidates) {
-            self.hits.extend(candidates.iter().map(|(row, end)| Hit { entry, view, row: *row, end: *end }));
-        }
         let name = self.word(key.name);
         let content = self.word(key.text);
         let Key { source, kind, categories, semantic, .. } = *key;
-        let (steps, view, spent) = (open.views.into_steps(), open.view, Spent::default());
+        let steps = (!views.is_plain()).then(|| Box::new(views.into_steps()));
+        let spent = Spent::default();
         self.entries.push(Entry { source, kind, categories, semantic, name, content, steps, text, view, spent });
         BYTES_MAX <= self.texts.len() || VALUES_MAX <= self.entries.len()
+    }
+
+    /// Adds what was found in another text of the next value.
+    fn note(&mut self, view: View, candidates: &Candidates) {
+        let entry = self.entries.len();
+        self.hits.extend(candidates.iter().map(|(row, end)| Hit { entry, view, row: *row, end: *end }));
     }
 
     fn word(&mut self, word: &str) -> Range<usize> {
@@ -126,23 +125,26 @@ impl Batch {
         hits.len() < HITS_MAX
     }
 
-    /// The values that have to be looked at, in the order they came in. `applies` tells whether a row, by its number, is
-    /// asked in these views (a mask), in this place, about these categories.
-    fn waited<'b>(
-        &'b mut self,
-        applies: impl Fn(u16, u8, Source, CategorySet) -> bool + 'b,
-    ) -> impl Iterator<Item = Waited<'b>> {
+    /// True when `is_clean` says so of each value that has to be looked at, in the order they came in. `applies` tells
+    /// whether a row, by its number, is asked in these views (a mask), in this place, about these categories.
+    fn all_clean(
+        &mut self,
+        applies: impl Fn(u16, u8, Source, CategorySet) -> bool,
+        is_clean: &mut dyn FnMut(Waited<'_>) -> bool,
+    ) -> bool {
         let Self { words, entries, hits, .. } = self;
-        let (words, mut rest): (&'b str, _) = (words, hits.as_slice());
-        entries.iter_mut().enumerate().filter_map(move |(index, entry)| {
-            let (hits, others) = rest.split_at_checked(rest.partition_point(|hit| hit.entry <= index))?;
+        let (mut rest, mut candidates): (_, [Candidates; View::ALL.len()]) = (hits.as_slice(), Default::default());
+        for (index, entry) in entries.iter_mut().enumerate() {
+            let (hits, others) = rest.split_at(rest.iter().take_while(|hit| hit.entry == index).count());
             rest = others;
-            if hits.is_empty() && entry.steps.is_plain() {
-                return None;
+            let steps = entry.steps.take();
+            if hits.is_empty() && steps.is_none() {
+                continue;
             }
+            let content = words.get(entry.content.clone()).unwrap_or_default();
+            let views = steps.map_or_else(|| Views::same(content), |steps| Views::of_steps(content, *steps));
             let Entry { source, kind, categories, .. } = *entry;
-            let views = Views::of_steps(words.get(entry.content.clone())?, std::mem::take(&mut entry.steps));
-            let mut candidates: [Candidates; View::ALL.len()] = Default::default();
+            candidates.iter_mut().for_each(Candidates::clear);
             for Hit { view, row, end, .. } in hits.iter().copied() {
                 let is_asked = applies(row, views.views_of(view), source, categories);
                 if let Some(candidates) = candidates.get_mut(view.index()).filter(|_| is_asked) {
@@ -151,8 +153,12 @@ impl Batch {
             }
             let name = words.get(entry.name.clone()).unwrap_or_default();
             let context = Context::new(source, name).of_kind(kind);
-            Some(Waited { context, categories, views, candidates, spent: &mut entry.spent })
-        })
+            let spent = &mut entry.spent;
+            if !is_clean(Waited { context, categories, views, candidates: &candidates, spent }) {
+                return false;
+            }
+        }
+        true
     }
 
     /// The values as recall knows them, and what each of them spent.
@@ -202,21 +208,33 @@ impl Waiting {
         ROOM.set(Some(self));
     }
 
-    /// Adds a value. True when no more should be added.
-    pub(super) fn add(&mut self, key: &Key<'_>, open: Open<'_>) -> bool {
-        let reach = Reach::of(open.views.text(open.view).as_bytes());
-        let kind = REACHES.iter().zip(&mut self.0).find(|(known, _)| reach <= **known);
-        kind.is_none_or(|(_, batch)| batch.add(key, open))
+    /// Adds a value, of which the text of `view` is still to be scanned; `candidates` finds what is in the text of another
+    /// view. True when no more should be added.
+    pub(super) fn add(
+        &mut self,
+        key: &Key<'_>,
+        views: Views<'_>,
+        view: View,
+        candidates: impl Fn(&Views<'_>, View) -> Candidates,
+    ) -> bool {
+        let ([plainer, _], [plain, odd]) = (REACHES, &mut self.0);
+        let batch = if Reach::of(views.text(view).as_bytes()) <= plainer { plain } else { odd };
+        let is_other = |other: &View| *other != view && views.source_of(*other) == *other;
+        for other in View::ALL.into_iter().filter(|other| !views.is_plain() && is_other(other)) {
+            batch.note(other, &candidates(&views, other));
+        }
+        batch.add(key, views, view)
     }
 
     /// Scans what waits and gives each value that has to be looked at to `is_clean`. False as soon as one is not, or when
     /// more was found than is told apart.
-    pub(super) fn settle(&mut self, detector: &Detector, mut is_clean: impl FnMut(Waited<'_>) -> bool) -> bool {
+    pub(super) fn settle(&mut self, detector: &Detector, is_clean: &mut dyn FnMut(Waited<'_>) -> bool) -> bool {
         REACHES.into_iter().zip(&mut self.0).filter(|(_, batch)| !batch.entries.is_empty()).all(|(reach, batch)| {
             batch.scan(|texts, text_of, found| detector.find_together(reach, texts, text_of, found))
-                && batch
-                    .waited(|row, views, source, categories| detector.applies(row, views, source, categories))
-                    .all(&mut is_clean)
+                && batch.all_clean(
+                    |row, views, source, categories| detector.applies(row, views, source, categories),
+                    is_clean,
+                )
         })
     }
 

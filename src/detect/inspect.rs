@@ -2,8 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use crate::detect::automaton::Candidates;
-use crate::detect::batch::{self, Open, Waiting};
+use crate::detect::batch::{self, Waiting};
 use crate::detect::confirm::Candidate;
 use crate::detect::detector::{Look, WORK_EXHAUSTED, Watch, budget};
 use crate::detect::exclusion::{self, Spot};
@@ -108,36 +107,28 @@ impl<'d, M: Meter> Inspector<'d, M> {
         self.found
     }
 
-    /// Puts a short value off, to be scanned together with others; gives its views back when it has to be looked at now.
-    fn put_off<'v>(
-        &mut self,
-        key: Option<Key<'_>>,
-        views: Views<'v>,
-        context: &Context<'_>,
-        lens: &Lens<'_>,
-    ) -> ControlFlow<(), Option<Views<'v>>> {
-        let detector = self.detector;
+    /// True for a short value that can be scanned together with others.
+    fn may_wait(&self, views: &Views<'_>, lens: &Lens<'_>) -> bool {
+        if self.waiting.is_none() || batch::TEXT_MAX < views.text(View::Decoded).len() {
+            return false;
+        }
+        self.meter.enter(Stage::Semantic);
+        let is_threat = lens.semantic && self.detector.is_semantic_threat(views);
+        self.meter.enter(Stage::Scan);
+        !is_threat
+    }
+
+    /// Puts a value off, to be scanned together with others.
+    fn put_off(&mut self, key: &Key<'_>, views: Views<'_>, look: (&Context<'_>, &Lens<'_>)) -> ControlFlow<()> {
+        let (context, lens) = look;
         // Of a changed value, what it means is dear to scan: nearly every row looks at that.
         let view = views.source_of(View::Decoded);
-        let (Some(key), Some(_)) = (key.filter(|_| views.text(view).len() <= batch::TEXT_MAX), &self.waiting) else {
-            return ControlFlow::Continue(Some(views));
-        };
-        self.meter.enter(Stage::Semantic);
-        if lens.semantic && detector.is_semantic_threat(&views) {
-            return ControlFlow::Continue(Some(views));
-        }
-        self.meter.enter(Stage::Scan);
+        let Some(waiting) = &mut self.waiting else { return ControlFlow::Continue(()) };
         let look = Look { context, categories: lens.categories, work: &self.work };
-        let candidates = View::ALL.map(|other| match other == view {
-            true => Candidates::new(),
-            false => detector.candidates(&views, other, &look, false),
-        });
+        let candidates = |views: &Views<'_>, other| self.detector.candidates(views, other, &look, false);
+        let is_full = waiting.add(key, views, view, candidates);
         self.meter.enter(Stage::Extract);
-        let Some(waiting) = &mut self.waiting else { return ControlFlow::Continue(Some(views)) };
-        if waiting.add(&key, Open { views, view, candidates }) {
-            self.settle()?;
-        }
-        ControlFlow::Continue(None)
+        if is_full { self.settle() } else { ControlFlow::Continue(()) }
     }
 
     /// Looks at what waits. Breaks when something is found: then all of it is to be looked at again, value by value.
@@ -153,9 +144,9 @@ impl<'d, M: Meter> Inspector<'d, M> {
     }
 
     fn is_clean(&self, waiting: &mut Waiting) -> bool {
-        let is_clean = waiting.settle(self.detector, |waited| {
+        let is_clean = waiting.settle(self.detector, &mut |waited| {
             let look = Look { context: &waited.context, categories: waited.categories, work: &self.work };
-            let judge = || self.detector.judged(&waited.views, &look, &waited.candidates, &mut Timed(self.meter));
+            let judge = || self.detector.judged(&waited.views, &look, waited.candidates, &mut Timed(self.meter));
             let (threats, spent) = self.work.spent_by(judge);
             *waited.spent = spent;
             threats.is_empty()
@@ -238,9 +229,9 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         self.meter.enter(Stage::Views);
         let recipe = &detector.settings.recipe;
         let views = if self.trace.is_some() { Views::in_full(text, recipe) } else { Views::new(text, recipe) };
-        let Some(views) = self.put_off(key, views, context, &lens)? else {
-            return ControlFlow::Continue(());
-        };
+        if let Some(key) = key.filter(|_| self.may_wait(&views, &lens)) {
+            return self.put_off(&key, views, (context, &lens));
+        }
         self.meter.enter(Stage::Scan);
         let mut tracer = self.trace.is_some().then(|| Tracer::new(context, &views));
         let look = Look { context, categories: lens.categories, work: &self.work };

@@ -119,14 +119,6 @@ pub(crate) struct Steps {
     is_exhausted: bool,
 }
 
-impl Steps {
-    /// True when the value was sent in the one text that all views have.
-    pub(crate) fn is_plain(&self) -> bool {
-        let Self { raw, decoded, processed, additive, is_exhausted } = self;
-        [raw, decoded, processed].into_iter().all(|step| *step == Step::Same) && additive.is_empty() && !is_exhausted
-    }
-}
-
 /// The views of one value.
 #[derive(Clone, Debug)]
 pub struct Views<'a> {
@@ -180,6 +172,12 @@ impl<'a> Views<'a> {
     /// The views of a value to which this was done.
     pub(crate) const fn of_steps(content: &'a str, steps: Steps) -> Self {
         Self { content, steps }
+    }
+
+    /// True when the value was sent in the one text that all views have.
+    pub(crate) fn is_plain(&self) -> bool {
+        let Steps { raw, decoded, processed, additive, is_exhausted } = &self.steps;
+        [raw, decoded, processed].into_iter().all(|step| *step == Step::Same) && additive.is_empty() && !is_exhausted
     }
 
     /// What was done to the value.
