@@ -77,6 +77,11 @@ impl<const N: usize> Folded<N> {
         }
     }
 
+    /// True when no more is kept.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.len == N
+    }
+
     /// What was kept.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()

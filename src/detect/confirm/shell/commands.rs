@@ -40,11 +40,15 @@ const DIRECTORIES: &[&str] = &["bin/", "usr/bin/"];
 
 /// Longest name, the ending of a program of Windows included.
 const NAME_MAX: usize = 24;
-/// A bit for each three letters that a name begins with; what is shorter is filled up with every letter.
-static BEGINNINGS: [u32; 1024] = beginnings();
+/// Letters that tell names apart.
+const LETTERS: usize = 3;
+/// A bit for each three letters that a name begins with.
+static BEGINNINGS: [u32; 1024] = letters(0);
+/// A bit for the next three of each name that has so many.
+static CONTINUATIONS: [u32; 1024] = letters(LETTERS);
 
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
-const fn beginnings() -> [u32; 1024] {
+const fn letters(from: usize) -> [u32; 1024] {
     let lists = [TOOLS, WORDS, PREFIXES, DIRECTORIES];
     let mut set = [0; 1024];
     let mut list = 0;
@@ -53,9 +57,9 @@ const fn beginnings() -> [u32; 1024] {
         while name < lists[list].len() {
             let bytes = lists[list][name].as_bytes();
             assert!(bytes.len() + ".exe".len() <= NAME_MAX, "a name is longer than the longest");
-            if 3 <= bytes.len() {
-                let pair = ((bytes[0] & 31) as usize) << 5 | (bytes[1] & 31) as usize;
-                set[pair] |= 1 << (bytes[2] & 31);
+            if from + LETTERS <= bytes.len() {
+                let pair = ((bytes[from] & 31) as usize) << 5 | (bytes[from + 1] & 31) as usize;
+                set[pair] |= 1 << (bytes[from + 2] & 31);
             }
             name += 1;
         }
@@ -93,6 +97,7 @@ impl Beginning {
         }
         match word {
             [one, two, three] => !may_begin(*one, *two, *three),
+            [_, _, _, one, two, three] => !has_letters(&CONTINUATIONS, *one, *two, *three),
             _ => NAME_MAX < word.len(),
         }
     }
@@ -100,8 +105,12 @@ impl Beginning {
 
 /// True when a name may begin with these three letters, whatever their case.
 pub(crate) fn may_begin(one: u8, two: u8, three: u8) -> bool {
+    has_letters(&BEGINNINGS, one, two, three)
+}
+
+fn has_letters(set: &[u32; 1024], one: u8, two: u8, three: u8) -> bool {
     let pair = usize::from(one & 31) << 5 | usize::from(two & 31);
-    BEGINNINGS.get(pair).is_some_and(|thirds| thirds >> (three & 31) & 1 == 1)
+    set.get(pair).is_some_and(|thirds| thirds >> (three & 31) & 1 == 1)
 }
 
 /// True when a pattern with `?` and `*` names a command.

@@ -210,6 +210,7 @@ fn word(text: &[u8], from: usize) -> Option<Word> {
     let mut quote = 0;
     let mut index = from;
     let mut beginning = Beginning::of(part(text, from, from + 2));
+    let mut is_value = false;
     while index < limit {
         let byte = at(text, index);
         let mut width = 1;
@@ -218,6 +219,13 @@ fn word(text: &[u8], from: usize) -> Option<Word> {
             beginning = Beginning::Open;
             let name_end = skip(text, index, limit - index, is_word);
             if at(text, name_end) != b'=' {
+                break;
+            }
+        }
+        // No name is that long; a value that is assigned may be.
+        if word.text.is_full() && !is_value {
+            is_value = is_assignment(word.text.bytes());
+            if !is_value {
                 break;
             }
         }
