@@ -122,110 +122,110 @@ fn literal(body: &[u8], here: usize) -> Option<usize> {
     None
 }
 
-/// Parts of names that lead out of a template, in any engine.
+/// Parts of names that lead out of a template, in any engine; lower case, sorted.
 const GADGETS: &[&[u8]] = &[
-    b"__class__",
-    b"__mro__",
+    b"#_memberaccess",
+    b"%x(",
+    b".mro(",
+    b".popen(",
+    b"?api",
+    b"?new(",
+    b"@java.",
+    b"\\x5f\\x5f",
     b"__base__",
     b"__bases__",
-    b"__subclasses__",
-    b"__globals__",
     b"__builtins__",
-    b"__import__",
-    b"__getitem__",
-    b"__init__",
+    b"__class__",
     b"__dict__",
-    b"\\x5f\\x5f",
-    b".mro(",
-    b"subclasses(",
-    b"getclass(",
-    b"forname(",
-    b"newinstance(",
-    b"getruntime",
-    b"processbuilder",
-    b"java.lang.",
-    b"java.util.",
-    b"java.io.",
-    b"javax.",
-    b"t(java",
-    b"t(org.",
-    b"?new(",
-    b"?api",
-    b"freemarker.",
-    b"getenv(",
+    b"__getitem__",
+    b"__globals__",
+    b"__import__",
+    b"__init__",
+    b"__mro__",
+    b"__subclasses__",
+    b"_self.",
     b"_templatereference",
+    b"app.request",
+    b"child_process",
+    b"classloader",
+    b"config.from_",
     b"config.items",
     b"config.iteritems",
     b"config[",
-    b"config.from_",
-    b"|attr(",
-    b"|filter(",
-    b"_self.",
-    b"registerundefinedfilter",
-    b"getfilter(",
-    b"os.system",
-    b".popen(",
-    b"os.environ",
-    b"subprocess",
-    b"shell_exec(",
-    b"passthru(",
-    b"phpinfo(",
-    b"file_get_contents",
-    b"readfile(",
-    b"smarty.",
-    b"self.module",
-    b"self.template",
-    b"self.context",
-    b"self.attr",
-    b"self._",
-    b"lipsum.",
-    b"cycler.",
-    b"joiner.",
-    b"get_flashed_messages",
-    b"secret_key",
-    b"app.request",
-    b"#_memberaccess",
-    b"@java.",
-    b"constructor.constructor",
     b"constructor(",
-    b"mainmodule",
-    b"child_process",
-    b"process.binding",
-    b"file.open",
-    b"file.read",
-    b"io.popen",
-    b"io.read",
+    b"constructor.constructor",
+    b"cycler.",
     b"dir.entries",
-    b"kernel.",
-    b"%x(",
-    b"linecache",
-    b"getmethod(",
-    b"classloader",
-    b"request.application",
-    b"request.environ",
-    b"request.__",
-    b"map('system",
-    b"map(\"system",
-    b"sort('system",
-    b"reduce('system",
-    b"map('exec",
-    b"map('passthru",
-    b"write_file(",
-    b"get_user_file",
-    b"fetch(\"/etc",
-    b"include('/etc",
-    b"include(\"/etc",
-    b"getobjectclass",
     b"eval request",
     b"execute request",
     b"execute(request",
+    b"fetch(\"/etc",
+    b"file.open",
+    b"file.read",
+    b"file_get_contents",
+    b"forname(",
+    b"freemarker.",
+    b"get_flashed_messages",
+    b"get_user_file",
+    b"getclass(",
+    b"getenv(",
+    b"getfilter(",
+    b"getmethod(",
+    b"getobjectclass",
+    b"getruntime",
+    b"include(\"/etc",
+    b"include('/etc",
+    b"io.popen",
+    b"io.read",
+    b"java.io.",
+    b"java.lang.",
+    b"java.util.",
+    b"javax.",
+    b"joiner.",
+    b"kernel.",
+    b"linecache",
+    b"lipsum.",
+    b"mainmodule",
+    b"map(\"system",
+    b"map('exec",
+    b"map('passthru",
+    b"map('system",
+    b"newinstance(",
+    b"os.environ",
+    b"os.system",
+    b"passthru(",
+    b"phpinfo(",
+    b"process.binding",
+    b"processbuilder",
+    b"readfile(",
+    b"reduce('system",
+    b"registerundefinedfilter",
+    b"request.__",
+    b"request.application",
+    b"request.environ",
     b"scriptengine",
+    b"secret_key",
+    b"self._",
+    b"self.attr",
+    b"self.context",
+    b"self.module",
+    b"self.template",
+    b"shell_exec(",
+    b"smarty.",
+    b"sort('system",
+    b"subclasses(",
+    b"subprocess",
+    b"t(java",
+    b"t(org.",
+    b"write_file(",
+    b"|attr(",
     b"|file_excerpt",
+    b"|filter(",
 ];
 
-/// Calls that run something; everyday scripts have methods of the same name.
+/// Calls that run something; everyday scripts have methods of the same name. Lower case, sorted.
 const CALLS: &[&[u8]] =
-    &[b"system(", b"exec(", b"eval(", b"popen(", b"spawn(", b"require(", b"include(", b"sleep(", b"md5("];
+    &[b"eval(", b"exec(", b"include(", b"md5(", b"popen(", b"require(", b"sleep(", b"spawn(", b"system("];
 
 /// How much longer than its name a gadget or call can be: blanks before its parenthesis.
 const LOOSE_MAX: usize = 4;
@@ -299,11 +299,11 @@ fn reaches(body: &[u8], everyday: bool, read: &mut Read, start: usize) -> bool {
     while here < body.len() {
         let byte = at(body, here).to_ascii_lowercase();
         if may_begin(byte, at(body, here + 1)) {
-            let fits = |known: &&&[u8]| known.first() == Some(&byte) && has_loose(body, here, known);
-            if GADGETS.iter().any(|known| fits(&known)) {
+            let fits = |known: &&[u8]| has_loose(body, here, known);
+            if beginning_with(GADGETS, byte).iter().any(fits) {
                 return true;
             }
-            if !everyday && stands_alone(here) && CALLS.iter().any(|known| fits(&known)) {
+            if !everyday && stands_alone(here) && beginning_with(CALLS, byte).iter().any(fits) {
                 return true;
             }
         }
@@ -317,6 +317,13 @@ fn reaches(body: &[u8], everyday: bool, read: &mut Read, start: usize) -> bool {
     let after = literal(body, start).filter(|_| !at(body, start).is_ascii_digit());
     let call = after.filter(|end| at(body, *end) == b'.').map(|end| skip(body, end + 1, 48, is_word));
     call.is_some_and(|end| at(body, end) == b'(') || (!everyday && is_shell(body, start))
+}
+
+/// Those of sorted words that begin with a byte.
+fn beginning_with<'w>(words: &'w [&'w [u8]], first: u8) -> &'w [&'w [u8]] {
+    let start = words.partition_point(|word| word.first() < Some(&first));
+    let words = words.get(start..).unwrap_or_default();
+    words.get(..words.partition_point(|word| word.first() == Some(&first))).unwrap_or_default()
 }
 
 /// The word with blanks allowed before its last parenthesis.
@@ -363,6 +370,15 @@ mod tests {
 
     fn convicts(text: &str) -> bool {
         expression(&testing::query(text)).is_some()
+    }
+
+    #[test]
+    fn every_word_is_among_those_that_begin_like_it() {
+        for words in [GADGETS, CALLS] {
+            assert!(words.is_sorted());
+            assert!(words.iter().all(|word| beginning_with(words, word[0]).contains(word)));
+        }
+        assert!(beginning_with(CALLS, b'x').is_empty());
     }
 
     proptest! {
