@@ -418,7 +418,7 @@ fn configured(texts: &[String], index: usize, error: &PatternError) -> DetectErr
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// The finding that second looks spent what they may. Of the category that spent the last of it.
-pub(super) const WORK_EXHAUSTED: &str = "work_budget_exhausted";
+const WORK_EXHAUSTED: &str = "work_budget_exhausted";
 
 /// The semantic analyser's finding without a kind of attack.
 const SUSPICIOUS: &str = "semantic:suspicious";

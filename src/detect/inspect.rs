@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 use crate::detect::batch::{self, Waiting};
 use crate::detect::confirm::Candidate;
-use crate::detect::detector::{Look, WORK_EXHAUSTED, Watch, budget};
+use crate::detect::detector::{Look, Watch, budget};
 use crate::detect::exclusion::{self, Spot};
 use crate::detect::extract;
 use crate::detect::recall::{self, Key};
@@ -220,11 +220,10 @@ impl<M: Meter> Visit for Inspector<'_, M> {
             None => detector.epoch().and_then(|epoch| Key::new(epoch, context, text, &lens)),
             Some(_) => None,
         };
-        if let Some(units) = key.and_then(|key| recall::clean(&key)) {
-            return match self.work.take(units) {
-                true => ControlFlow::Continue(()),
-                false => self.threat(context, budget(WORK_EXHAUSTED)),
-            };
+        // What spends the last of the work is looked at once more: what was looked for then is part of the finding.
+        let recalled = key.and_then(|key| recall::clean(&key));
+        if recalled.is_some_and(|units| self.work.affords(units) && self.work.take(units)) {
+            return ControlFlow::Continue(());
         }
         self.meter.enter(Stage::Views);
         let recipe = &detector.settings.recipe;

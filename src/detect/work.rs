@@ -75,6 +75,11 @@ impl Work {
         !self.is_spent.get()
     }
 
+    /// True when so many units are left.
+    pub(crate) fn affords(&self, units: usize) -> bool {
+        !self.is_spent() && self.spent.get().saturating_add(units).saturating_add(READ.get()) <= self.all.get()
+    }
+
     /// Pays for what was read. False when it was too much.
     pub(crate) fn goes_on(&self) -> bool {
         self.take(0)
@@ -126,7 +131,9 @@ mod tests {
         let work = Work::of(10);
         assert!(work.take(all - 1) && work.take(1) && work.goes_on() && !work.is_spent(), "up to the bound");
         assert_eq!(work.share(), (all, all));
+        assert!(work.affords(0) && !work.affords(1));
         assert!(!work.take(1) && work.is_spent(), "one more");
+        assert!(!work.affords(0), "for good");
         let work = Work::of(10);
         assert!(!work.take(all + 1) && !work.take(0), "nothing is left after too much was asked for");
     }

@@ -335,6 +335,21 @@ fn work_is_of_the_request_and_not_of_each_of_its_values() {
     assert!(of_all < most + LOOK_BYTES_MAX && 100 * of_one < of_all, "{of_one} for one, {of_all} of {most} for all");
 }
 
+/// What is recalled costs what it took, and the finding that all is spent is that of a look without recall.
+#[test]
+fn recalled_work_ends_in_the_same_finding() {
+    let values = vec![format!("{}x", ";".repeat(60)); 40];
+    let body = serde_json::to_vec(&values).unwrap();
+    let mut request = Request { method: "POST", body: Body::Complete(&body), ..request("/p") };
+    request.headers.push("content-type", b"application/json");
+    let (slow, _) = BALANCED.inspect_traced(&request, &Scope::default(), &Unmetered);
+    let threat = slow.finding.as_ref().and_then(|finding| finding.threats.first()).unwrap();
+    assert_eq!((&*threat.row, threat.category), (WORK_EXHAUSTED, Category::CMD_INJECTION));
+    for round in 0..4 {
+        assert_eq!(BALANCED.inspect(&request, &Scope::default(), &Unmetered), slow, "round {round}");
+    }
+}
+
 /// Values of every row's examples, and plain ones.
 fn all_examples() -> Vec<&'static str> {
     let rows = BALANCED.table.rows().iter();
