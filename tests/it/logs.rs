@@ -55,7 +55,7 @@ fn lines_have_the_format_and_level_asked_for_and_follow_a_file_that_is_rotated()
     assert!(about(&text(&moved), "203.0.113.4").is_empty());
 
     // The standard output has the same lines; as text, and with null for both levels, none about requests.
-    assert!(!about(&stack.guard.log(), "203.0.113.4").is_empty());
+    stack.guard.wait(|guard| !about(&guard.log(), "203.0.113.4").is_empty());
     let quiet = "log_suspicious_level: null\nblacklist: [203.0.113.9]\nrate_limit: 100000\n";
     stack.restart_guard(|_, grpc, admin| policy(quiet, "", grpc, admin));
     assert_eq!(stack.send(&call("203.0.113.9")).status, 403);
