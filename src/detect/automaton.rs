@@ -5,10 +5,9 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use smallvec::SmallVec;
-
 use hyperscan::prelude::{BlockDatabase, Builder, Matching, Pattern, Patterns, Scratch};
 use hyperscan::{CpuFeatures, HsError, PatternFlags, Platform, SerializedDatabase, Tune};
+use smallvec::SmallVec;
 
 use crate::detect::cache::{DatabaseCache, Key, seal, unseal};
 use crate::detect::rows::{Expression, ROWS_MAX};
@@ -362,7 +361,8 @@ fn place<'a>(
 }
 
 fn pattern(expression: &Expression<'_>) -> Pattern {
-    // One match says that a row may apply. Something that finds too much is asked for every match.
+    // One match says that a row may apply. Something that finds too much is asked for every match, and so are texts that
+    // stand side by side.
     let asks_each = expression.prefilter || expression.each;
     let mut flags = if asks_each { PatternFlags::empty() } else { PatternFlags::SINGLEMATCH };
     flags.set(PatternFlags::UTF8, expression.flags.utf8);

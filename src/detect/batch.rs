@@ -192,7 +192,8 @@ impl Batch {
 pub(super) struct Waiting([Batch; REACHES.len()]);
 
 thread_local! {
-    /// Room for the next walk of this thread: at most a few times [`BYTES_MAX`] for each kind.
+    /// Room for the next walk of this thread: for each kind at most what [`VALUES_MAX`] values hold that are recalled, and
+    /// [`HITS_MAX`] candidates.
     static ROOM: Cell<Option<Box<Waiting>>> = const { Cell::new(None) };
 }
 

@@ -21,6 +21,8 @@ use crate::model::category::{Category, CategorySet};
 const SPAN_BYTES_MAX: usize = 4 << 20;
 /// How often a row looks for another match after a gate refused one.
 const RETRIES_MAX: usize = 64;
+/// Bytes that an expression searches in the time that a second look reads one.
+const SEARCH: usize = 4;
 /// What judging one match costs, in bytes.
 const CHECK_COST: usize = 64;
 /// How many matches of one row a check judges in one text.
@@ -228,7 +230,7 @@ impl Table {
         let passes = |range: &Range<usize>| gates_pass(row, candidate, range, noise);
         match row.confirm {
             // A prefilter finds more than a pattern: looking for one in vain is work.
-            None if row.prefilter.is_some() && !candidate.work.take(candidate.text.len()) => None,
+            None if row.prefilter.is_some() && !candidate.work.take(candidate.text.len() / SEARCH) => None,
             None => self.spans(id, candidate, RETRIES_MAX).find(passes),
             Some(Second::Check(check)) => {
                 let mut ranges = self.spans(id, candidate, CHECKS_MAX).take_while(|_| candidate.work.take(CHECK_COST));
