@@ -40,7 +40,8 @@ pub struct Candidate<'a> {
     pub end: usize,
     /// Which view it is. Not for confirm functions: views may share a text.
     pub view: View,
-    /// Where the value came from. Its name is asked for by [`Candidate::name`] alone.
+    /// Where the value came from. Second looks do not read its name here: `name` asks for it, so that the answer is
+    /// kept for that name alone.
     pub context: &'a Context<'a>,
     /// The value before any decoding.
     pub raw: &'a str,
