@@ -116,7 +116,7 @@ impl Detector {
         let look = Look { context, categories: CategorySet::DETECTION, work: &Work::of(content.len()) };
         let mut threats = self.threats(&views, &look, &mut Unwatched);
         self.find_custom(&views, &mut threats);
-        let semantic = self.semantic(&views, &mut threats);
+        let semantic = self.semantic(&views, &mut threats, true);
         let (is_threat, threat_score) = self.score(&threats);
         Report {
             is_threat,
@@ -128,10 +128,19 @@ impl Detector {
         }
     }
 
-    /// What the semantic analyser says; its threats join `threats`.
-    pub(super) fn semantic(&self, views: &Views<'_>, threats: &mut Vec<Threat>) -> Option<Box<Analysis>> {
+    /// What the semantic analyser says; its threats join `threats`. `is_told` when somebody reads more than these.
+    pub(super) fn semantic(
+        &self,
+        views: &Views<'_>,
+        threats: &mut Vec<Threat>,
+        is_told: bool,
+    ) -> Option<Box<Analysis>> {
         let (threshold, chars_max) = (self.semantic_threshold(), self.settings.semantic_chars_max);
-        let analysis = semantic::analyse(views.text(View::Processed), views.content(), threshold, chars_max)?;
+        let text = views.text(View::Processed);
+        let mut analysis = semantic::analyse(text, views.content(), threshold, chars_max)?;
+        if is_told {
+            analysis.tell_patterns(text, chars_max);
+        }
         let threat = |row: &'static str, category: Category, probability: f64| Threat {
             method: Method::Semantic,
             category,

@@ -246,7 +246,7 @@ impl<M: Meter> Visit for Inspector<'_, M> {
         }
         self.meter.enter(Stage::Semantic);
         let is_read = lens.semantic && !self.work.is_spent();
-        let analysis = if is_read { detector.semantic(&views, &mut threats) } else { None };
+        let analysis = if is_read { detector.semantic(&views, &mut threats, self.trace.is_some()) } else { None };
         self.meter.enter(Stage::Extract);
         if let (Some(trace), Some(tracer)) = (&mut self.trace, tracer) {
             trace.values.push(tracer.into_value(analysis));

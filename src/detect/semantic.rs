@@ -142,7 +142,7 @@ pub struct Analysis {
     pub encoding_layers: u32,
     /// Disorderly, encoded over and over, or hardly any letters.
     pub is_obfuscated: bool,
-    /// Structures in it, at most [`Analysis::PATTERNS_MAX`].
+    /// Structures in it, at most [`Analysis::PATTERNS_MAX`]; looked up for who reads them.
     pub suspicious_patterns: Vec<SuspiciousPattern>,
     /// 0 to 1.
     pub code_injection_risk: f64,
@@ -165,6 +165,11 @@ impl Analysis {
             score if score < 900.0 => "medium",
             _ => "high",
         }
+    }
+
+    /// Adds the structures of the text it was made of, for who reads it.
+    pub(crate) fn tell_patterns(&mut self, text: &str, chars_max: usize) {
+        self.suspicious_patterns = measure::patterns(first(text, chars_max));
     }
 
     /// The kinds whose probability reaches `threshold`.
@@ -207,12 +212,8 @@ pub(crate) fn analyse(text: &str, raw: &str, threshold: f64, chars_max: usize) -
         return None;
     }
     let is_expression = whether_expression(text, &words, bound, threshold)?;
-    let mut analysis = full(text, &words, is_expression);
-    if analysis.score <= threshold {
-        return None;
-    }
-    analysis.suspicious_patterns = measure::patterns(text);
-    Some(Box::new(analysis))
+    let analysis = full(text, &words, is_expression);
+    (threshold < analysis.score).then(|| Box::new(analysis))
 }
 
 /// Measures what makes up the score, cheapest first, and ends with whether the text is an expression. `None` as soon as the
@@ -276,6 +277,10 @@ fn first(text: &str, count: usize) -> &str {
 
 /// The mark of a byte that is neither a letter, a digit nor a blank.
 const ODD: u8 = 128;
+/// The marks of what a byte may be part of.
+const ALL_MARKS: u8 = 63;
+/// Bytes that are glanced at between two looks at what is ruled out.
+const GLANCE: usize = 256;
 
 /// What each byte may be part of.
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
@@ -337,18 +342,24 @@ impl Bound {
 
     fn of(text: &str) -> Self {
         let bytes = text.as_bytes();
+        let is_long = Self::DISTINCT_MIN <= bytes.len();
         let (mut odd, mut marks) = (0_usize, 0_u8);
-        for byte in bytes {
-            let mark = MARKS.get(usize::from(*byte)).copied().unwrap_or(ODD);
-            odd += usize::from(mark >> 7);
-            marks |= mark;
+        for chunk in bytes.chunks(GLANCE) {
+            for byte in chunk {
+                let mark = MARKS.get(usize::from(*byte)).copied().unwrap_or(ODD);
+                odd += usize::from(mark >> 7);
+                marks |= mark;
+            }
+            // Nothing is ruled out any more.
+            if is_long && marks & ALL_MARKS == ALL_MARKS {
+                break;
+            }
         }
         let has = |mark: u8| marks & mark != 0;
         // Every byte of a longer character counts as odd, which only loosens the bound.
         let can_be_odd = bytes.len() * 2 < odd * 5;
         // Without these, at most base64 and hexadecimal digits show.
         let can_be_layered = has(32);
-        let is_long = Self::DISTINCT_MIN <= bytes.len();
         Self {
             obfuscation: if can_be_odd || can_be_layered || is_long { 0.2 } else { 0.0 },
             risk: [(4, 0.2), (1, 0.2), (8, 0.1), (16, 0.1)]
@@ -368,10 +379,29 @@ impl Bound {
     }
 }
 
-/// A letter, a digit, or an underscore, in any script.
-fn is_word(char: char) -> bool {
-    // Nearly every character is ASCII.
-    if char.is_ascii() { char.is_ascii_alphanumeric() || char == '_' } else { char.is_alphanumeric() }
+/// Whether a letter, a digit, or an underscore of any script begins at `at`, and how many bytes what begins there has.
+fn word_at(text: &str, at: usize) -> (bool, usize) {
+    match text.as_bytes().get(at) {
+        // Nearly every character is ASCII.
+        Some(byte) if byte.is_ascii() => (byte.is_ascii_alphanumeric() || *byte == b'_', 1),
+        Some(_) => text
+            .get(at..)
+            .and_then(|rest| rest.chars().next())
+            .map_or((false, 1), |char| (char.is_alphanumeric(), char.len_utf8())),
+        None => (false, 0),
+    }
+}
+
+/// Where the first word from `from` on begins and ends; an empty one at the text's end when there is none.
+fn next_word(text: &str, from: usize) -> (usize, usize) {
+    let over = |mut at: usize, words: bool| loop {
+        match word_at(text, at) {
+            (is_word, width) if is_word == words && width != 0 => at += width,
+            _ => return at,
+        }
+    };
+    let start = over(from, false);
+    (start, over(start, true))
 }
 
 /// Which known words a text has.
@@ -387,9 +417,15 @@ impl Words {
     fn of(text: &str) -> Self {
         let mut words = Self::default();
         let text = first(text, TOKEN_CHARS_MAX);
-        for word in text.split(|char: char| !is_word(char)).filter(|word| !word.is_empty()).take(TOKENS_MAX) {
+        let mut at = 0;
+        while words.count < TOKENS_MAX {
+            let (start, end) = next_word(text, at);
+            if start == end {
+                break;
+            }
             words.count += 1;
-            words.see(word);
+            words.see(text.get(start..end).unwrap_or_default());
+            at = end;
         }
         words
     }

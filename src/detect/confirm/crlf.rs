@@ -71,10 +71,11 @@ pub(crate) fn injected_line(candidate: &Candidate<'_>) -> Option<Range<usize>> {
         let (start, after, breaks) = next_break(text, index)?;
         index = after;
         let convicts = starts_message(text, after)
-            || starts_field(text, start, after, in_body)
             || !in_body && 2 <= breaks && at(text, after) == b'<'
-            || in_body && ends_request_line(text, start) && starts_any_field(text, after)
-            || starts_mail_field(text, after);
+            || starts_any_field(text, after)
+                && (starts_field(text, start, after, in_body)
+                    || in_body && ends_request_line(text, start)
+                    || starts_mail_field(text, after));
         if convicts {
             return Some(start..text.len().min(after + 64));
         }

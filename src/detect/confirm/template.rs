@@ -53,10 +53,10 @@ fn search(candidate: &Candidate<'_>, after: impl Fn(&mut Read)) -> Option<Range<
     while let Some(offset) = bytes.get(here..).and_then(|rest| rest.iter().position(|byte| is_opening(*byte))) {
         let open = here + offset;
         here = open + 1;
-        let Some(delimiter) = DELIMITERS.iter().find(|known| has(bytes, open, known.open)) else { continue };
+        let Some(delimiter) = delimiter(bytes, open) else { continue };
         let start = open + delimiter.open.len();
         let window = part(bytes, start, start + BODY_MAX);
-        let length = memchr::memmem::find(window, delimiter.close);
+        let length = closing(window, delimiter.close);
         let body = part(window, 0, length.unwrap_or(window.len()));
         let closed = length.is_some();
         if !candidate.work.take(TEMPLATE_COST + body.len()) {
@@ -81,6 +81,20 @@ fn search(candidate: &Candidate<'_>, after: impl Fn(&mut Read)) -> Option<Range<
 
 const fn is_opening(byte: u8) -> bool {
     matches!(byte, b'{' | b'$' | b'#' | b'%' | b'*' | b'@' | b'~' | b'<' | b'[')
+}
+
+/// The delimiter that opens an expression at `open`.
+fn delimiter(bytes: &[u8], open: usize) -> Option<&'static Delimiter> {
+    let second = at(bytes, open + 1);
+    // What all of them go on with: most signs of a text are not followed by these.
+    let opens = matches!(second, b'{' | b'$' | b'%' | b'#' | b'[' | b'(' | b's' | b'S' | b'p' | b'P');
+    DELIMITERS.iter().filter(|_| opens).find(|known| has(bytes, open, known.open))
+}
+
+/// Where the first `close` stands.
+fn closing(window: &[u8], close: &[u8]) -> Option<usize> {
+    let first = *close.first()?;
+    memchr::memchr_iter(first, window).find(|at| window.get(*at..).is_some_and(|rest| rest.starts_with(close)))
 }
 
 fn boundary(text: &str, at: usize) -> usize {
@@ -370,6 +384,18 @@ mod tests {
 
     fn convicts(text: &str) -> bool {
         expression(&testing::query(text)).is_some()
+    }
+
+    #[test]
+    fn every_delimiter_opens() {
+        for known in DELIMITERS {
+            for open in [known.open.to_ascii_uppercase(), known.open.to_vec()] {
+                let found = delimiter(&open, 0).map(|found| found.open);
+                assert!(found.is_some_and(|found| known.open.starts_with(found)), "{:?}", open.escape_ascii());
+            }
+        }
+        assert_eq!(closing(b"a}b}}", b"}}"), Some(3));
+        assert_eq!(closing(b"a}b} }", b"}}"), None);
     }
 
     #[test]

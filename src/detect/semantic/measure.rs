@@ -225,10 +225,14 @@ pub(super) fn encoding_layers(text: &str) -> u32 {
 
 /// Disorderly, encoded over and over, or hardly any letters.
 pub(super) fn is_obfuscated(text: &str, entropy: f64, layers: u32) -> bool {
-    let odd = text.chars().filter(|char| !char.is_ascii_alphanumeric() && !char.is_whitespace()).count();
+    let is_odd = |char: &char| !char.is_ascii_alphanumeric() && !char.is_whitespace();
+    let has_odd_share = || {
+        let odd = text.chars().filter(is_odd).count();
+        ODD_SHARE_MAX * (text.chars().count() as f64) < odd as f64
+    };
     ENTROPY_MAX < entropy
         || 2 < layers
-        || ODD_SHARE_MAX * (text.chars().count() as f64) < odd as f64
+        || has_odd_share()
         || text.split_whitespace().any(|run| RUN_MAX <= run.chars().take(RUN_MAX).count())
 }
 

@@ -36,8 +36,9 @@ fn ordinary_text_is_no_threat_and_dense_structure_is() {
         assert_eq!(analyse(text, text, 0.7, 10_000), None, "{text}");
     }
     let dense = "${x} <t> (y) [z] {w} a://b c://d <b>call(f(x))</b> {{render(jinja(template(mustache(handlebars(ejs(pug(twig)))))))}}";
-    let analysis = analyse(dense, dense, 0.7, 10_000).unwrap();
+    let mut analysis = analyse(dense, dense, 0.7, 10_000).unwrap();
     assert_eq!(analysis.kinds(0.7).collect::<Vec<_>>(), [(Kind::Template, 1.0)]);
+    analysis.tell_patterns(dense, 10_000);
     assert_eq!(analysis.suspicious_patterns.first().map(|found| (found.name, found.position)), Some(("tag_like", 5)));
     assert!(
         0.7 < analysis.score && score_of(dense) == analysis.score && analysis.confidence() == "medium",
@@ -85,5 +86,24 @@ proptest::proptest! {
         let total = bytes.chars().count() as f64;
         let kept = bytes.chars().filter(|char| matches!(char, '\t' | '\n' | '\r')).count();
         proptest::prop_assert_eq!(is_binary(&bytes), BINARY_SHARE * total <= (view::unprintable(&bytes) - kept) as f64);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn words_are_runs_of_letters_digits_and_underscores(text in "[ab_1 ,\u{e9}\u{3000}\u{661}\u{94d}]{0,24}") {
+        let is_word = |char: char| char == '_' || char.is_alphanumeric();
+        let expected: Vec<&str> = text.split(|char| !is_word(char)).filter(|word| !word.is_empty()).collect();
+        let (mut found, mut at) = (Vec::new(), 0);
+        loop {
+            let (start, end) = next_word(&text, at);
+            if start == end {
+                proptest::prop_assert_eq!(end, text.len());
+                break;
+            }
+            found.push(&text[start..end]);
+            at = end;
+        }
+        proptest::prop_assert_eq!(found, expected);
     }
 }

@@ -71,14 +71,15 @@ pub(super) fn is_candidate(text: &str, recipe: &Recipe) -> bool {
 /// True when `length` alphabet characters stand in a row. Looks at the end of a possible run first, so most of a text
 /// of words is never looked at.
 fn has_run(bytes: &[u8], length: usize) -> bool {
-    let mut start = 0;
-    while let Some(window) = bytes.get(start..start + length) {
-        match window.iter().rposition(|byte| !is_alphabet(*byte)) {
-            Some(gap) => start += gap + 1,
-            None => return true,
-        }
+    run_from(bytes, 0, length).is_some()
+}
+
+/// Where the first such run from `start` on begins, when no longer one contains `start`.
+fn run_from(bytes: &[u8], mut start: usize, length: usize) -> Option<usize> {
+    while let Some(gap) = bytes.get(start..start + length)?.iter().rposition(|byte| !is_alphabet(*byte)) {
+        start += gap + 1;
     }
-    false
+    Some(start)
 }
 
 /// Replaces base64 by the text it holds. `None` when there is none.
@@ -91,10 +92,8 @@ pub(super) fn decode_islands(text: &str, recipe: &Recipe, gunzips: &mut Gunzips)
     let mut decoder = Decoder { inflate_max: recipe.chars_max, gunzips };
     for segment in ascii_segments(text) {
         if recipe.is_strict() {
-            for run in runs(text, segment) {
-                if STRICT_MIN <= run.len()
-                    && let Some(decoded) = decoder.text(text.as_bytes().get(run.clone())?, PRINTABLE_STRICT)
-                {
+            for run in long_runs(text, segment, STRICT_MIN) {
+                if let Some(decoded) = decoder.text(text.as_bytes().get(run.clone())?, PRINTABLE_STRICT) {
                     result.push_str(text.get(copied..run.start).unwrap_or_default());
                     result.push_str(&decoded);
                     copied = padded(text, run.end);
@@ -184,6 +183,18 @@ fn runs(text: &str, within: Range<usize>) -> impl Iterator<Item = Range<usize>> 
         let rest = bytes.get(start..within.end)?;
         let length = rest.iter().position(|byte| !is_alphabet(*byte)).unwrap_or(rest.len());
         at = start + length;
+        Some(start..at)
+    })
+}
+
+/// The runs among them that have at least so many.
+fn long_runs(text: &str, within: Range<usize>, least: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+    let bytes = text.as_bytes().get(..within.end).unwrap_or_default();
+    let mut at = within.start;
+    std::iter::from_fn(move || {
+        let start = run_from(bytes, at, least)?;
+        let rest = bytes.get(start + least..)?;
+        at = start + least + rest.iter().position(|byte| !is_alphabet(*byte)).unwrap_or(rest.len());
         Some(start..at)
     })
 }

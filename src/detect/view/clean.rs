@@ -126,23 +126,39 @@ pub(super) fn even_out(text: &str, vertical: bool) -> Even {
         return Even::Trimmed(start..start + trimmed.len());
     }
     let mut result = String::with_capacity(text.len());
-    let mut gap = false;
-    for char in text.chars() {
-        match char {
-            '\x0b' | '\x0c' if vertical => gap = true,
-            '\t' | '\n' | '\r' => gap = true,
-            '\0'..='\x1f' => {}
-            _ if char.is_whitespace() => gap = true,
-            _ => {
-                if gap && !result.is_empty() {
-                    result.push(' ');
-                }
-                gap = false;
-                result.push(char);
+    let (mut gap, mut rest) = (false, text);
+    loop {
+        let (even, odd) = rest.split_at(even_run(rest));
+        if !even.is_empty() {
+            if gap && !result.is_empty() {
+                result.push(' ');
             }
+            gap = false;
+            result.push_str(even);
         }
+        let mut chars = odd.chars();
+        match chars.next() {
+            None => return Even::Changed(result),
+            Some('\x0b' | '\x0c') => gap |= vertical,
+            Some(char) => gap |= char.is_whitespace(),
+        }
+        rest = chars.as_str();
     }
-    Even::Changed(result)
+}
+
+/// Bytes at the start of `text` that stay as they are: no control characters, no white space but single blanks inside.
+fn even_run(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let is_white = |at: usize| text.get(at..).and_then(|rest| rest.chars().next()).is_some_and(char::is_whitespace);
+    let is_even = |(at, byte): (usize, &u8)| match byte {
+        b' ' => at != 0 && matches!(bytes.get(at + 1), Some(b'!'..=0x7f)),
+        b'!'..=0x7f => true,
+        // What white space outside ASCII begins with.
+        0xc2 | 0xe1..=0xe3 => !is_white(at),
+        0x80.. => true,
+        _ => false,
+    };
+    bytes.iter().enumerate().position(|place| !is_even(place)).unwrap_or(bytes.len())
 }
 
 /// No control character, no white space but single blanks.
@@ -156,7 +172,36 @@ fn is_even(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// [`even_out`], one character at a time.
+    fn evened(text: &str, vertical: bool) -> String {
+        let blank = |char: char| match char {
+            '\x0b' | '\x0c' if !vertical => None,
+            char if char.is_whitespace() => Some(' '),
+            '\0'..='\x1f' => None,
+            char => Some(char),
+        };
+        let chars: String = text.chars().filter_map(blank).collect();
+        chars.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    proptest! {
+        #[test]
+        fn evening_out_runs_is_evening_out_characters(
+            text in "[ a-c\\x00\\x0b\\x0c\\t\\n\\x7f\u{85}\u{a0}\u{e9}\u{1680}\u{2003}\u{2028}\u{3000}\u{3001}\u{1f600}]{0,24}",
+            vertical: bool,
+        ) {
+            let expected = evened(&text, vertical);
+            match even_out(&text, vertical) {
+                Even::Same => prop_assert_eq!(&text, &expected),
+                Even::Trimmed(range) => prop_assert_eq!(text.get(range), Some(&*expected)),
+                Even::Changed(found) => prop_assert_eq!(&found, &expected),
+            }
+        }
+    }
 
     #[test]
     fn comments_are_stripped_unless_they_glue_words() {

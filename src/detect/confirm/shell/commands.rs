@@ -19,15 +19,44 @@ pub(crate) fn rank(name: &[u8]) -> Option<Rank> {
     {
         return None;
     }
-    let known = |list: &[&str]| list.binary_search_by(|entry| entry.as_bytes().cmp(name)).is_ok();
+    let known = |list: &[&str], initials: &[Initial; 128]| {
+        let initial = name.first().and_then(|first| initials.get(usize::from(*first)));
+        let alike = initial.and_then(|initial| list.get(initial.first..initial.end)).unwrap_or_default();
+        alike.binary_search_by(|entry| entry.as_bytes().cmp(name)).is_ok()
+    };
     let plain = name.strip_suffix(b".exe").unwrap_or(name);
-    if known(TOOLS) {
+    if known(TOOLS, &TOOLS_BY_INITIAL) {
         Some(Rank::Tool)
-    } else if known(WORDS) || plain.len() < name.len() && rank(plain).is_some() {
+    } else if known(WORDS, &WORDS_BY_INITIAL) || plain.len() < name.len() && rank(plain).is_some() {
         Some(Rank::Word)
     } else {
         None
     }
+}
+
+/// The names of a list that begin with a byte.
+#[derive(Clone, Copy)]
+struct Initial {
+    first: usize,
+    end: usize,
+}
+
+static TOOLS_BY_INITIAL: [Initial; 128] = by_initial(TOOLS);
+static WORDS_BY_INITIAL: [Initial; 128] = by_initial(WORDS);
+
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+const fn by_initial(list: &[&str]) -> [Initial; 128] {
+    let mut initials = [Initial { first: 0, end: 0 }; 128];
+    let mut index = 0;
+    while index < list.len() {
+        let initial = &mut initials[list[index].as_bytes()[0] as usize];
+        if initial.end == 0 {
+            initial.first = index;
+        }
+        initial.end = index + 1;
+        index += 1;
+    }
+    initials
 }
 
 /// What may stand before a command, and directories of programs: sorted as the names are.

@@ -425,74 +425,203 @@ fn blank_width(bytes: &[u8], at: usize) -> usize {
     }
 }
 
+/// Bytes that are part of words.
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+static IN_WORDS: [bool; 128] = {
+    let mut inside = [false; 128];
+    let mut byte = 0;
+    while byte < inside.len() {
+        inside[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'_' | b'$');
+        byte += 1;
+    }
+    inside
+};
+
 /// Bytes of the word at `at`, 0 when there is none.
 fn word_length(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
-    let mut length = 0;
-    while let Some(&byte) = rest.get(length) {
-        let inside = byte.is_ascii_alphanumeric()
-            || byte == b'_'
-            || byte == b'$'
-            || (0x80 <= byte && blank_width(rest, length) == 0 && !is_typographic(rest, length));
-        if !inside {
-            break;
-        }
-        length += 1;
-    }
-    length
+    let is_inside = |(at, byte): (usize, &u8)| match IN_WORDS.get(usize::from(*byte)) {
+        Some(inside) => *inside,
+        None => blank_width(rest, at) == 0 && !is_typographic(rest, at),
+    };
+    rest.iter().enumerate().position(|place| !is_inside(place)).unwrap_or(rest.len())
 }
 
 fn is_typographic(bytes: &[u8], at: usize) -> bool {
     matches!(bytes.get(at..), Some([0xE2, 0x80, 0x93..=0x9D | 0xB2 | 0xB3, ..]))
 }
 
+/// The keywords, lower case, sorted.
+const KEYWORDS: &[(&[u8], Word)] = &[
+    (b"all", Word::All),
+    (b"alter", Word::Define),
+    (b"and", Word::Connective),
+    (b"any", Word::Quantifier),
+    (b"as", Word::As),
+    (b"attach", Word::Command),
+    (b"backup", Word::Command),
+    (b"begin", Word::If),
+    (b"between", Word::Between),
+    (b"binary", Word::Modifier),
+    (b"by", Word::By),
+    (b"call", Word::Execute),
+    (b"case", Word::Case),
+    (b"collate", Word::Modifier),
+    (b"column", Word::Object),
+    (b"copy", Word::Command),
+    (b"create", Word::Define),
+    (b"cross", Word::Join),
+    (b"database", Word::Object),
+    (b"declare", Word::Declare),
+    (b"delete", Word::Delete),
+    (b"desc", Word::Command),
+    (b"describe", Word::Command),
+    (b"distinct", Word::All),
+    (b"distinctrow", Word::All),
+    (b"div", Word::Operator),
+    (b"do", Word::Command),
+    (b"drop", Word::Define),
+    (b"else", Word::Branch),
+    (b"end", Word::Branch),
+    (b"except", Word::Union),
+    (b"exec", Word::Execute),
+    (b"execute", Word::Execute),
+    (b"exists", Word::Quantifier),
+    (b"explain", Word::Command),
+    (b"false", Word::Literal),
+    (b"fetch", Word::Limit),
+    (b"from", Word::From),
+    (b"function", Word::Object),
+    (b"glob", Word::Like),
+    (b"grant", Word::Define),
+    (b"group", Word::Order),
+    (b"handler", Word::Command),
+    (b"having", Word::Having),
+    (b"if", Word::If),
+    (b"ilike", Word::Like),
+    (b"in", Word::In),
+    (b"index", Word::Object),
+    (b"inner", Word::Join),
+    (b"insert", Word::Insert),
+    (b"intersect", Word::Union),
+    (b"interval", Word::Modifier),
+    (b"into", Word::Into),
+    (b"is", Word::Is),
+    (b"isnull", Word::Is),
+    (b"join", Word::Join),
+    (b"left", Word::Join),
+    (b"like", Word::Like),
+    (b"limit", Word::Limit),
+    (b"load", Word::Command),
+    (b"login", Word::Object),
+    (b"match", Word::Like),
+    (b"merge", Word::Insert),
+    (b"minus", Word::Union),
+    (b"mod", Word::Operator),
+    (b"natural", Word::Join),
+    (b"not", Word::Not),
+    (b"notnull", Word::Is),
+    (b"null", Word::Literal),
+    (b"offset", Word::Limit),
+    (b"or", Word::Connective),
+    (b"order", Word::Order),
+    (b"prepare", Word::Command),
+    (b"prior", Word::Modifier),
+    (b"procedure", Word::Procedure),
+    (b"regexp", Word::Like),
+    (b"rename", Word::Define),
+    (b"replace", Word::Insert),
+    (b"restore", Word::Command),
+    (b"revoke", Word::Define),
+    (b"right", Word::Join),
+    (b"rlike", Word::Like),
+    (b"role", Word::Object),
+    (b"schema", Word::Object),
+    (b"select", Word::Select),
+    (b"set", Word::Set),
+    (b"show", Word::Command),
+    (b"shutdown", Word::Shutdown),
+    (b"similar", Word::Like),
+    (b"some", Word::Quantifier),
+    (b"sounds", Word::Like),
+    (b"table", Word::Object),
+    (b"temporary", Word::Object),
+    (b"then", Word::Branch),
+    (b"top", Word::Limit),
+    (b"trigger", Word::Object),
+    (b"true", Word::Literal),
+    (b"truncate", Word::Define),
+    (b"union", Word::Union),
+    (b"update", Word::Update),
+    (b"use", Word::Command),
+    (b"user", Word::Object),
+    (b"values", Word::Values),
+    (b"view", Word::Object),
+    (b"waitfor", Word::Waitfor),
+    (b"when", Word::Branch),
+    (b"where", Word::Where),
+    (b"xor", Word::Connective),
+];
+/// Longest keyword.
+const KEYWORD_MAX: usize = 11;
+
+/// The keywords that begin with a letter.
+#[derive(Clone, Copy)]
+struct Initial {
+    first: u8,
+    end: u8,
+    /// A bit for each length that they have.
+    lengths: u16,
+}
+
+/// By the last five bits of the first letter.
+static INITIALS: [Initial; 32] = initials();
+
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an index out of bounds is an error")]
+const fn initials() -> [Initial; 32] {
+    let mut initials = [Initial { first: 0, end: 0, lengths: 0 }; 32];
+    let mut index = 0;
+    while index < KEYWORDS.len() {
+        let word = KEYWORDS[index].0;
+        assert!(word.len() <= KEYWORD_MAX, "a keyword is longer than the longest");
+        let initial = &mut initials[(word[0] & 31) as usize];
+        if initial.lengths == 0 {
+            initial.first = index as u8;
+        }
+        initial.end = index as u8 + 1;
+        initial.lengths |= 1 << word.len();
+        index += 1;
+    }
+    initials
+}
+
 /// The keyword `word` is, in any case.
 fn classify(word: &[u8]) -> Word {
-    let mut lower = [0_u8; 12];
-    let Some(room) = lower.get_mut(..word.len()) else { return Word::Name };
-    room.copy_from_slice(word);
-    room.make_ascii_lowercase();
-    match &*room {
-        b"or" | b"and" | b"xor" => Word::Connective,
-        b"not" => Word::Not,
-        b"like" | b"rlike" | b"regexp" | b"ilike" | b"glob" | b"similar" | b"sounds" | b"match" => Word::Like,
-        b"in" => Word::In,
-        b"between" => Word::Between,
-        b"is" | b"isnull" | b"notnull" => Word::Is,
-        b"null" | b"true" | b"false" => Word::Literal,
-        b"union" | b"intersect" | b"except" | b"minus" => Word::Union,
-        b"all" | b"distinct" | b"distinctrow" => Word::All,
-        b"select" => Word::Select,
-        b"from" => Word::From,
-        b"where" => Word::Where,
-        b"having" => Word::Having,
-        b"order" | b"group" => Word::Order,
-        b"by" => Word::By,
-        b"limit" | b"offset" | b"fetch" | b"top" => Word::Limit,
-        b"into" => Word::Into,
-        b"case" => Word::Case,
-        b"when" | b"then" | b"else" | b"end" => Word::Branch,
-        b"as" => Word::As,
-        b"procedure" => Word::Procedure,
-        b"insert" | b"replace" | b"merge" => Word::Insert,
-        b"update" => Word::Update,
-        b"delete" => Word::Delete,
-        b"drop" | b"alter" | b"create" | b"truncate" | b"rename" | b"grant" | b"revoke" => Word::Define,
-        b"exec" | b"execute" | b"call" => Word::Execute,
-        b"declare" => Word::Declare,
-        b"set" => Word::Set,
-        b"values" => Word::Values,
-        b"waitfor" => Word::Waitfor,
-        b"shutdown" => Word::Shutdown,
-        b"if" | b"begin" => Word::If,
-        b"desc" | b"describe" | b"show" | b"use" | b"explain" | b"copy" | b"attach" | b"load" | b"handler"
-        | b"prepare" | b"do" | b"backup" | b"restore" => Word::Command,
-        b"table" | b"database" | b"schema" | b"user" | b"index" | b"view" | b"function" | b"login" | b"column"
-        | b"trigger" | b"role" | b"temporary" => Word::Object,
-        b"exists" | b"any" | b"some" => Word::Quantifier,
-        b"div" | b"mod" => Word::Operator,
-        b"binary" | b"collate" | b"interval" | b"prior" => Word::Modifier,
-        b"join" | b"cross" | b"inner" | b"left" | b"natural" | b"right" => Word::Join,
-        _ => Word::Name,
+    let Some(initial) = word.first().and_then(|first| INITIALS.get(usize::from(first & 31))) else {
+        return Word::Name;
+    };
+    if KEYWORD_MAX < word.len() || initial.lengths >> word.len() & 1 == 0 {
+        return Word::Name;
+    }
+    let alike = KEYWORDS.get(usize::from(initial.first)..usize::from(initial.end)).unwrap_or_default();
+    alike.iter().find(|(known, _)| word.eq_ignore_ascii_case(known)).map_or(Word::Name, |(_, word)| *word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keywords_are_known_in_any_case_and_nothing_else_is() {
+        assert!(KEYWORDS.is_sorted_by_key(|(word, _)| word));
+        for (keyword, word) in KEYWORDS {
+            assert_eq!(classify(keyword), *word);
+            assert_eq!(classify(&keyword.to_ascii_uppercase()), *word);
+            let odd: Vec<u8> = keyword.iter().map(|byte| byte & 31).collect();
+            assert_eq!(classify(&odd), Word::Name, "bits alone do not make {keyword:?}");
+        }
+        for name in [&b""[..], b"o", b"orr", b"\x0fr", b"temporarily", b"distinctrows", b"$or", b"a"] {
+            assert_eq!(classify(name), Word::Name, "{name:?}");
+        }
     }
 }
