@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use envoy_guard::app::input::Input;
-use envoy_guard::detect::Detector;
+use envoy_guard::detect::{Detector, Scope, Unmetered};
 use serde_json::json;
 
 use crate::cpu;
@@ -332,6 +332,26 @@ fn program(size: usize, salt: usize) -> Input {
     input
 }
 
+/// A page as an editor posts it: benign, and nothing but markup and prose.
+fn page(size: usize, salt: usize) -> Input {
+    let mut text = format!("<!DOCTYPE html>\n<html lang=\"en\"><head><title>Season {salt}</title></head><body>\n");
+    let mut number = 0;
+    while text.len() < size {
+        let name = format!("{salt:x}-{number}");
+        text.push_str(&format!(
+            "<h2 id=\"part-{name}\">What&rsquo;s new in garden {number}&nbsp;&mdash; &quot;oak &amp; beech&quot;</h2>\n<p class=\"lead\">We \
+             didn\u{2019}t change the <a href=\"/catalog/chairs?page={number}&amp;sort=price\" title=\"Chairs\">chairs</a>; <b>everything</b> \
+             else is new. Order by phone (+49 30 {number}) or online &gt; basket.</p>\n<ul style=\"margin: 0 1em\"><li>Table {name}, \
+             80&times;120 cm</li><li><img src=\"https://img.example/{name}.jpg\" alt=\"Table, set\" width=\"320\"/></li></ul>\n<!-- part \
+             {number} -->\n"
+        ));
+        number += 1;
+    }
+    let mut input = Input { body: text.into_bytes(), ..bare() };
+    input.headers.push(("content-type".into(), "text/plain".into()));
+    input
+}
+
 /// A piece of bait: whole, its beginning, or its end.
 fn piece(dice: &mut Dice, bait: &[String]) -> String {
     let text = dice.one(bait);
@@ -427,8 +447,14 @@ fn usual(detector: &Detector, requests: &[Input]) -> f64 {
     median(requests.iter().map(|input| cpu::of(1, 1, || super::engine::inspect(detector, input))).collect())
 }
 
-/// Adds three rows per size: the benign document of that size, the text of a program, and the dearest body found; and two
-/// for queries and for headers. Tries one in `part` of the bodies.
+/// What is refused is not looked at to its end: it would be cheap, and no measure.
+fn passes<'i>(detector: &Detector, mut requests: impl Iterator<Item = &'i Input>) -> Result<(), String> {
+    let finding = requests.find_map(|input| detector.inspect(&input.view(), &Scope::default(), &Unmetered).finding);
+    finding.map_or(Ok(()), |finding| Err(format!("what was meant as benign is refused: {}", finding.trigger)))
+}
+
+/// Adds rows per size: the benign document of that size, the text of a program, a web page, and the dearest body found,
+/// beside the document and beside the dearest of the three; and two for queries and for headers. Tries one in `part` of the bodies.
 pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
     let bait = bait()?;
     let fresh = Fresh::new(detector);
@@ -436,23 +462,34 @@ pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(
         // Documents whose keys were seen before, and whose leaves were not; before and after, for the machine is shared.
         let documents: Vec<Input> = (0..80).map(|salt| benign(size, salt)).collect();
         let (before, after) = documents.split_at(40);
-        let programs: Vec<Input> = (0..40).map(|salt| program(size, salt)).collect();
-        let (mut benign, code) = (usual(detector, before), usual(detector, &programs));
+        let texts: [(&str, Vec<Input>); 2] = [
+            ("program", (0..40).map(|salt| program(size, salt)).collect()),
+            ("page", (0..40).map(|salt| page(size, salt)).collect()),
+        ];
+        passes(detector, texts.iter().flat_map(|(_, inputs)| inputs).chain(&documents))?;
+        let mut benign = usual(detector, before);
+        let costs: Vec<f64> = texts.iter().map(|(_, inputs)| usual(detector, inputs)).collect();
         let dearest = dearest(&fresh, &bait, count, &|plan| plan.input(size));
         benign = benign.min(usual(detector, after));
         let name = format!("{} KB", size >> 10);
         report.add(Row { what: "envoy-guard, benign".into(), input: name.clone(), us: benign, rps: None, ratio: None });
-        let what = "envoy-guard, benign, program text".into();
-        report.add(Row { what, input: name.clone(), us: code, rps: None, ratio: Some((code / benign, "benign")) });
         keep(&format!("{}k-benign", size >> 10), &documents[0])?;
-        keep(&format!("{}k-program", size >> 10), &programs[0])?;
+        for ((kind, inputs), us) in texts.iter().zip(&costs) {
+            let (what, ratio) = (format!("envoy-guard, benign, {kind}"), Some((us / benign, "benign")));
+            report.add(Row { what, input: name.clone(), us: *us, rps: None, ratio });
+            keep(&format!("{}k-{kind}", size >> 10), &inputs[0])?;
+        }
         for (place, (us, plan)) in dearest.iter().take(SHOWN).enumerate() {
             let file = keep(&format!("{}k-{place}", size >> 10), &plan.input(size))?;
             eprintln!("    {:.1} x, {file}: {plan:?}", us / benign);
         }
         if let Some((us, _)) = dearest.first() {
             let what = format!("envoy-guard, worst of {count}");
-            report.add(Row { what, input: name, us: *us, rps: None, ratio: Some((us / benign, "benign")) });
+            let ratio = Some((us / benign, "benign"));
+            report.add(Row { what: what.clone(), input: name.clone(), us: *us, rps: None, ratio });
+            let text = costs.iter().copied().fold(benign, f64::max);
+            let ratio = Some((us / text, "dearest benign"));
+            report.add(Row { what, input: name, us: *us, rps: None, ratio });
         }
     }
     let parts: [(&str, &dyn Fn(&str) -> Input); 2] = [("query, 8 KB", &in_query), ("20 headers, 8 KB", &in_headers)];

@@ -34,9 +34,7 @@ fn round(before: &str, recipe: &Recipe, gunzips: &mut Gunzips) -> Option<String>
     step(&mut percent);
     step(&mut entities);
     step(&mut percent_u);
-    step(&mut |text| backslash(text, Escape::HexX));
-    step(&mut |text| backslash(text, if recipe.is_strict() { Escape::HexAscii } else { Escape::Hex }));
-    step(&mut |text| backslash(text, Escape::Unicode));
+    step(&mut |text| backslashes(text, recipe.is_strict()));
     step(&mut |text| normalise(text, recipe.is_strict()));
     step(&mut |text| base64::decode_islands(text, recipe, gunzips));
     text.filter(|text| text != before)
@@ -174,6 +172,22 @@ enum Escape {
     HexAscii,
     /// `\u0041`
     Unicode,
+}
+
+/// Backslash escapes of every kind, one kind after the other.
+fn backslashes(text: &str, is_strict: bool) -> Option<String> {
+    let bytes = text.as_bytes();
+    // Most of what programs escape is of no kind that is read here.
+    let may_stand =
+        |at: usize| bytes.get(at + 1).is_some_and(|next| matches!(next, b'x' | b'u') || next.is_ascii_hexdigit());
+    if !memchr::memchr_iter(b'\\', bytes).any(may_stand) {
+        return None;
+    }
+    let mut changed: Option<String> = None;
+    for escape in [Escape::HexX, if is_strict { Escape::HexAscii } else { Escape::Hex }, Escape::Unicode] {
+        changed = backslash(changed.as_deref().unwrap_or(text), escape).or(changed);
+    }
+    changed
 }
 
 /// Backslash escapes of one kind.
