@@ -272,6 +272,10 @@ fn first(text: &str, count: usize) -> &str {
     if text.len() <= count {
         return text;
     }
+    // Most texts are ASCII up to there.
+    if let Some(head) = text.get(..count).filter(|head| head.is_ascii()) {
+        return head;
+    }
     text.char_indices().nth(count).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 

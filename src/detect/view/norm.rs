@@ -1,5 +1,7 @@
 //! Unicode look-alikes folded to what a parser would take them for.
 
+use std::borrow::Cow;
+
 use icu_normalizer::ComposingNormalizerBorrowed;
 
 /// NFKC, then the look-alikes NFKC leaves alone. `None` when nothing changes.
@@ -8,18 +10,49 @@ pub(super) fn normalise(text: &str, best_fit: bool) -> Option<String> {
         return None;
     }
     let composed = ComposingNormalizerBorrowed::new_nfkc().normalize(text);
-    if composed.chars().any(|char| folded(char, best_fit) != Fold::Keep) {
-        let mut result = String::with_capacity(composed.len());
-        for char in composed.chars() {
-            match folded(char, best_fit) {
-                Fold::Keep => result.push(char),
-                Fold::To(other) => result.push(other),
-                Fold::Drop => {}
-            }
-        }
-        return Some(result).filter(|result| result != text);
+    match (fold(&composed, best_fit), composed) {
+        (Some(folded), _) => Some(folded).filter(|folded| folded != text),
+        (None, Cow::Owned(composed)) => Some(composed).filter(|composed| composed != text),
+        (None, Cow::Borrowed(_)) => None,
     }
-    Some(composed.into_owned()).filter(|composed| composed != text)
+}
+
+/// The text with each look-alike replaced. `None` when there is none.
+fn fold(text: &str, best_fit: bool) -> Option<String> {
+    let mut result = String::new();
+    let (mut copied, mut at) = (0, 0);
+    while let Some(start) = beyond_ascii(text.as_bytes(), at) {
+        let char = text.get(start..).and_then(|rest| rest.chars().next())?;
+        at = start + char.len_utf8();
+        let other = match folded(char, best_fit) {
+            Fold::Keep => continue,
+            Fold::To(other) => Some(other),
+            Fold::Drop => None,
+        };
+        result.push_str(text.get(copied..start).unwrap_or_default());
+        result.extend(other);
+        copied = at;
+    }
+    if copied == 0 {
+        return None;
+    }
+    result.push_str(text.get(copied..).unwrap_or_default());
+    Some(result)
+}
+
+/// Bytes that are looked at together.
+const CHUNK: usize = 32;
+
+/// The first byte from `from` on that is not ASCII.
+fn beyond_ascii(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    for chunk in bytes.get(from..)?.chunks(CHUNK) {
+        if !chunk.is_ascii() {
+            return chunk.iter().position(|byte| !byte.is_ascii()).map(|offset| at + offset);
+        }
+        at += chunk.len();
+    }
+    None
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -52,5 +85,29 @@ fn folded(char: char, best_fit: bool) -> Fold {
         }
         '\u{2ba}' | '\u{201c}' | '\u{201d}' | '\u{2033}' if best_fit => Fold::To('"'),
         _ => Fold::Keep,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn folding_runs_is_folding_characters(
+            text in "[a-c <\u{2044}\u{200b}\u{2019}\u{ff1c}\u{e9}\u{1f600}]{0,80}", best_fit: bool,
+        ) {
+            let mut expected = String::new();
+            for char in text.chars() {
+                match folded(char, best_fit) {
+                    Fold::Keep => expected.push(char),
+                    Fold::To(other) => expected.push(other),
+                    Fold::Drop => {}
+                }
+            }
+            prop_assert_eq!(fold(&text, best_fit).unwrap_or(text), expected);
+        }
     }
 }

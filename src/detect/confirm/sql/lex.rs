@@ -206,20 +206,21 @@ impl<'t> Lexer<'t> {
     }
 
     fn skip_blanks(&mut self) {
-        loop {
-            let width = blank_width(self.bytes, self.at);
-            if 0 < width {
-                self.at += width;
-            } else if self.plus && self.byte(self.at) == b'+' && self.is_plus_blank() {
-                self.at += 1;
-            } else if self.byte(self.at) == b'/' && self.byte(self.at + 1) == b'*' {
-                let Some(end) = self.comment_end() else { return };
-                self.at = end;
-            } else if self.byte(self.at) == b'*' && self.byte(self.at + 1) == b'/' && 2 < self.at {
-                self.at += 2;
-            } else {
-                return;
-            }
+        while let Some(byte) = self.bytes.get(self.at) {
+            self.at = match byte {
+                0..=b' ' | 0x7f => self.at + 1,
+                0x80.. => match blank_width(self.bytes, self.at) {
+                    0 => return,
+                    width => self.at + width,
+                },
+                b'+' if self.plus && self.is_plus_blank() => self.at + 1,
+                b'/' if self.byte(self.at + 1) == b'*' => match self.comment_end() {
+                    Some(end) => end,
+                    None => return,
+                },
+                b'*' if self.byte(self.at + 1) == b'/' && 2 < self.at => self.at + 2,
+                _ => return,
+            };
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::expression::{Operand, dotted, ends, expression};
 use super::lex::{Kind, Lexer, Token, Word};
-use super::words::{Role, is_catalogue, role};
+use super::words::{Role, is_catalogue, is_probe, role};
 use super::{Left, Scan};
 
 /// Items of a select list that are read.
@@ -309,7 +309,7 @@ impl<'t> Scan<'t> {
             }
             Word::Name => {
                 let end = dotted(ahead, token.end);
-                let called = ahead.byte(end) == b'(' && role(ahead.slice(token.start, end)) == Role::Probe;
+                let called = ahead.byte(end) == b'(' && is_probe(ahead.slice(token.start, end));
                 // `sleep(5);` is also how programs wait.
                 let sure = self.is_broken() || self.left() == Left::Number || end - token.start != 5;
                 (called && sure).then_some(end)
@@ -351,10 +351,19 @@ impl<'t> Scan<'t> {
     /// A call that acts on the server, where an expression may stand.
     fn call(&self, token: Token, ahead: &mut Lexer<'t>) -> Option<usize> {
         let next = ahead.byte(token.end);
-        if !matches!(next, b'(' | b'.' | b' ' | b'/') || role_with_dots(ahead, token) != Role::Probe {
+        // Nearly every word is followed by another one.
+        let may_be_called = match next {
+            b'(' | b'.' | b'/' => true,
+            b' ' => !ahead.byte(token.end + 1).is_ascii_alphanumeric(),
+            _ => false,
+        };
+        if !may_be_called {
             return None;
         }
         let end = dotted(ahead, token.end);
+        if !is_probe(ahead.slice(token.start, end)) {
+            return None;
+        }
         ahead.at = end;
         let opening = ahead.next_code();
         let name = ahead.slice(token.start, end);
@@ -532,8 +541,4 @@ fn conditional(token: Token, next: Token, after: Token, ahead: &mut Lexer<'_>, l
 
 const fn is_after_object(kind: Kind) -> bool {
     ends(kind) || matches!(kind, Kind::Word(Word::Where | Word::Limit))
-}
-
-fn role_with_dots(lexer: &Lexer<'_>, token: Token) -> Role {
-    role(lexer.slice(token.start, dotted(lexer, token.end)))
 }

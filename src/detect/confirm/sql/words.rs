@@ -48,7 +48,13 @@ const fn mark(first: &mut [u32; 32], one: u8, two: u8) {
 }
 
 static WITH_ROLE: Beginnings = Beginnings::of(&[PROBE_PACKAGES, PROBES, FACTS, KNOWN]);
+static OF_PROBES: Beginnings = Beginnings::of(&[PROBE_PACKAGES, PROBES]);
 static OF_CATALOGUES: Beginnings = Beginnings::of(&[CATALOGUES]);
+
+/// Whether the function called `name` acts on the server: most words of a text are told apart sooner than by [`role`].
+pub(super) fn is_probe(name: &[u8]) -> bool {
+    OF_PROBES.may_hold(name) && role(name) == Role::Probe
+}
 
 /// The role of the function called `name`, in any case; a package prefix is part of the name.
 pub(super) fn role(name: &[u8]) -> Role {
