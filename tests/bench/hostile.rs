@@ -492,8 +492,9 @@ pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(
             report.add(Row { what, input: name, us: *us, rps: None, ratio });
         }
     }
-    let parts: [(&str, &dyn Fn(&str) -> Input); 2] = [("query, 8 KB", &in_query), ("20 headers, 8 KB", &in_headers)];
-    for (name, place) in parts {
+    let parts: [(&str, &str, &dyn Fn(&str) -> Input); 2] =
+        [("query", "query, 8 KB", &in_query), ("headers", "20 headers, 8 KB", &in_headers)];
+    for (file, name, place) in parts {
         let plain = |salt: usize| place(&format!("Garden chair {salt:x} of oak, "));
         let requests: Vec<Input> = (0..40).map(plain).collect();
         let benign = usual(detector, &requests);
@@ -501,7 +502,8 @@ pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(
         let dearest = dearest(&fresh, &bait, count, &|plan| place(&plan.unit(PART_BYTES)));
         report.add(Row { what: "envoy-guard, benign".into(), input: name.into(), us: benign, rps: None, ratio: None });
         if let Some((us, plan)) = dearest.first() {
-            eprintln!("    {:.1} x, {name}: {plan:?}", us / benign);
+            let file = keep(&format!("{file}-0"), &place(&plan.unit(PART_BYTES)))?;
+            eprintln!("    {:.1} x, {file}: {plan:?}", us / benign);
             let what = format!("envoy-guard, worst of {count}");
             report.add(Row { what, input: name.into(), us: *us, rps: None, ratio: Some((us / benign, "benign")) });
         }
