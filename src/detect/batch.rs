@@ -79,6 +79,25 @@ pub(super) struct Waited<'b> {
     pub(super) spent: &'b mut Spent,
 }
 
+/// Where texts that stand side by side end, and whose match was told last: the next one is mostly there, too.
+struct Ends<'b> {
+    ends: &'b [u32],
+    last: Cell<usize>,
+}
+
+impl Ends<'_> {
+    /// The text that a match belongs to which ends here.
+    fn part_of(&self, end: u32) -> u32 {
+        let last = self.last.get();
+        let starts_before =
+            last.checked_sub(1).and_then(|before| self.ends.get(before)).is_none_or(|start| *start < end);
+        let is_last = starts_before && self.ends.get(last).is_some_and(|last| end <= *last);
+        let part = if is_last { last } else { self.ends.partition_point(|part| *part < end) };
+        self.last.set(part);
+        part as u32
+    }
+}
+
 impl Batch {
     /// Adds a value, of which the text of `view` is still to be scanned. True when no more should be added.
     fn add(&mut self, key: &Key<'_>, views: Views<'_>, view: View) -> bool {
@@ -111,7 +130,8 @@ impl Batch {
     /// Scans all texts with `scan`. False when more was found than is told apart.
     fn scan(&mut self, scan: impl FnOnce(&[u8], &dyn Fn(u32) -> u32, &mut dyn FnMut(u16, u32, u32))) -> bool {
         let Self { texts, ends, entries, hits, .. } = self;
-        let part_of = |end: u32| ends.partition_point(|part| *part < end) as u32;
+        let ends = Ends { ends, last: Cell::new(0) };
+        let part_of = |end: u32| ends.part_of(end);
         scan(texts, &part_of, &mut |row, end, part| {
             let entry = part as usize;
             if let Some(Entry { text, view, .. }) = entries.get(entry).filter(|_| hits.len() < HITS_MAX) {
@@ -362,6 +382,15 @@ const EVERYTHING: &str = "[\\s\\S]";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_match_belongs_to_the_text_it_ends_in() {
+        let all = [3, 4, 9, 20];
+        let ends = Ends { ends: &all, last: Cell::new(0) };
+        for end in (1..=21).chain((1..=21).rev()).chain([1, 20, 4, 3, 5, 21, 1]) {
+            assert_eq!(ends.part_of(end), all.partition_point(|part| *part < end) as u32, "{end}");
+        }
+    }
 
     #[test]
     fn anchors_hold_at_separators_and_nothing_runs_past_one() {

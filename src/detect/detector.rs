@@ -329,11 +329,12 @@ impl Detector {
         let mut exhausted: Option<(Category, View)> = None;
         let mut pass = |view: View, from: View, threats: &mut Vec<Threat>| {
             let (Some(found), Some(answers)) = (found.get(from.index()), answers.get_mut(from.index())) else { return };
+            let text = views.text(view);
             for (id, end) in found.iter().copied() {
                 if exhausted.is_some() {
                     return;
                 }
-                let (text, end) = (views.text(view), end as usize);
+                let end = end as usize;
                 let candidate = Candidate { text, end, view, context, raw: views.content(), work };
                 threats.extend(self.judge(id, &candidate, answers, watch).filter(|threat| {
                     // What the raw view shows again is one threat.

@@ -525,9 +525,11 @@ fn is_web_address(value: &[u8]) -> bool {
 /// Types whose script element is data.
 fn is_data_type(value: &[u8]) -> bool {
     let kind = Folded::<40>::of(value);
-    [&b"json"[..], b"template", b"html", b"importmap", b"speculationrules", b"text/plain"]
-        .iter()
-        .any(|data| memchr::memmem::find(kind.bytes(), data).is_some())
+    let data = [&b"json"[..], b"template", b"html", b"importmap", b"speculationrules", b"text/plain"];
+    (0..kind.bytes().len()).any(|at| {
+        let rest = part(kind.bytes(), at, kind.bytes().len());
+        data.iter().any(|data| rest.first() == data.first() && rest.starts_with(data))
+    })
 }
 
 /// UTF-7 turns harmless bytes into tags.

@@ -212,7 +212,7 @@ fn entities(text: &str) -> Option<String> {
         let start = at + found;
         at = start + 1;
         piece.clear();
-        if let Some(length) = reference(text.get(at..).unwrap_or_default(), &mut piece) {
+        if let Some(length) = reference(text.get(start..).unwrap_or_default(), &mut piece) {
             result.push_str(text.get(copied..start).unwrap_or_default());
             result.push_str(&piece);
             at += length;
@@ -226,8 +226,9 @@ fn entities(text: &str) -> Option<String> {
     Some(result)
 }
 
-/// One reference behind its `&`: appends what it stands for, returns how long it is.
-fn reference(rest: &str, result: &mut String) -> Option<usize> {
+/// One reference from its `&` on: appends what it stands for, returns how long it is behind the `&`.
+fn reference(text: &str, result: &mut String) -> Option<usize> {
+    let rest = text.strip_prefix('&')?;
     if let Some(number) = rest.strip_prefix('#') {
         let (digits, radix, skipped) = match number.strip_prefix(['x', 'X']) {
             Some(digits) => (digits, 16, 2),
@@ -250,10 +251,8 @@ fn reference(rest: &str, result: &mut String) -> Option<usize> {
         return None;
     }
     length += usize::from(rest.as_bytes().get(length) == Some(&b';'));
-    let mut name = String::with_capacity(length + 1);
-    name.push('&');
-    name.push_str(rest.get(..length)?);
-    match htmlize::unescape(name.as_str()) {
+    let name = text.get(..=length)?;
+    match htmlize::unescape(name) {
         std::borrow::Cow::Owned(text) if text != name => result.push_str(&text),
         _ => return None,
     }
