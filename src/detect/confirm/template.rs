@@ -50,13 +50,14 @@ fn search(candidate: &Candidate<'_>, after: impl Fn(&mut Read)) -> Option<Range<
     let bytes = candidate.text.as_bytes();
     let mut here = 0;
     let mut read = Read::default();
+    let mut closings = [Closing::default(); DELIMITERS.len()];
     while let Some(offset) = bytes.get(here..).and_then(|rest| rest.iter().position(|byte| is_opening(*byte))) {
         let open = here + offset;
         here = open + 1;
-        let Some(delimiter) = delimiter(bytes, open) else { continue };
+        let Some((index, delimiter)) = delimiter(bytes, open) else { continue };
         let start = open + delimiter.open.len();
         let window = part(bytes, start, start + BODY_MAX);
-        let length = closing(window, delimiter.close);
+        let length = closings.get_mut(index).and_then(|closing| closing.behind(bytes, start, delimiter.close));
         let body = part(window, 0, length.unwrap_or(window.len()));
         let closed = length.is_some();
         if !candidate.work.take(TEMPLATE_COST + body.len()) {
@@ -83,18 +84,42 @@ const fn is_opening(byte: u8) -> bool {
     matches!(byte, b'{' | b'$' | b'#' | b'%' | b'*' | b'@' | b'~' | b'<' | b'[')
 }
 
-/// The delimiter that opens an expression at `open`.
-fn delimiter(bytes: &[u8], open: usize) -> Option<&'static Delimiter> {
+/// The delimiter that opens an expression at `open`, and its number.
+fn delimiter(bytes: &[u8], open: usize) -> Option<(usize, &'static Delimiter)> {
     let second = at(bytes, open + 1);
     // What all of them go on with: most signs of a text are not followed by these.
     let opens = matches!(second, b'{' | b'$' | b'%' | b'#' | b'[' | b'(' | b's' | b'S' | b'p' | b'P');
-    DELIMITERS.iter().filter(|_| opens).find(|known| has(bytes, open, known.open))
+    DELIMITERS.iter().enumerate().filter(|_| opens).find(|(_, known)| has(bytes, open, known.open))
 }
 
-/// Where the first `close` stands.
-fn closing(window: &[u8], close: &[u8]) -> Option<usize> {
-    let first = *close.first()?;
-    memchr::memchr_iter(first, window).find(|at| window.get(*at..).is_some_and(|rest| rest.starts_with(close)))
+/// What is known of where a delimiter closes next: expressions overlap, and are searched once only.
+#[derive(Clone, Copy, Debug, Default)]
+struct Closing {
+    /// The closing that was found last.
+    found: Option<usize>,
+    /// Up to here, none begins behind that.
+    searched: usize,
+}
+
+impl Closing {
+    /// How long the expression at `start` is, when it closes within [`BODY_MAX`] bytes.
+    fn behind(&mut self, bytes: &[u8], start: usize, close: &[u8]) -> Option<usize> {
+        let limit = bytes.len().min(start + BODY_MAX);
+        if self.found.is_none_or(|found| found < start) {
+            let from = start.max(self.searched);
+            self.found = find_word(part(bytes, 0, limit), from, close);
+            // A closing may have begun in the last bytes.
+            self.searched = self.found.unwrap_or((limit + 1).saturating_sub(close.len()).max(from));
+        }
+        self.found.filter(|found| found + close.len() <= limit).map(|found| found - start)
+    }
+}
+
+/// Where the first `word` from `from` on stands.
+fn find_word(bytes: &[u8], from: usize, word: &[u8]) -> Option<usize> {
+    let (first, rest) = (*word.first()?, bytes.get(from..)?);
+    let begins = |at: &usize| rest.get(*at..).is_some_and(|rest| rest.starts_with(word));
+    memchr::memchr_iter(first, rest).find(begins).map(|offset| from + offset)
 }
 
 fn boundary(text: &str, at: usize) -> usize {
@@ -390,12 +415,30 @@ mod tests {
     fn every_delimiter_opens() {
         for known in DELIMITERS {
             for open in [known.open.to_ascii_uppercase(), known.open.to_vec()] {
-                let found = delimiter(&open, 0).map(|found| found.open);
+                let found = delimiter(&open, 0).map(|(_, found)| found.open);
                 assert!(found.is_some_and(|found| known.open.starts_with(found)), "{:?}", open.escape_ascii());
             }
         }
-        assert_eq!(closing(b"a}b}}", b"}}"), Some(3));
-        assert_eq!(closing(b"a}b} }", b"}}"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn closings_searched_once_are_those_searched_each_time(
+            pieces in prop::collection::vec(prop::sample::select(vec!["}", "}}", "a", "x".repeat(300).leak(), "%>", "%"]), 0..24),
+            steps in prop::collection::vec(0_usize..400, 1..12),
+        ) {
+            let text = pieces.concat();
+            let bytes = text.as_bytes();
+            for close in [&b"}"[..], b"}}", b"%>"] {
+                let (mut closing, mut start) = (Closing::default(), 0);
+                for step in &steps {
+                    start += step;
+                    let window = part(bytes, start, start + BODY_MAX);
+                    let expected = window.windows(close.len()).position(|found| found == close);
+                    prop_assert_eq!(closing.behind(bytes, start, close), expected, "{} {}", text, start);
+                }
+            }
+        }
     }
 
     #[test]

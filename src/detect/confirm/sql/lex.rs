@@ -3,7 +3,7 @@
 use crate::detect::work;
 
 /// What a token costs besides its bytes.
-const TOKEN_COST: usize = 8;
+const TOKEN_COST: usize = 4;
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

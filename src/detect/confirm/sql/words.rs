@@ -49,6 +49,8 @@ const fn mark(first: &mut [u32; 32], one: u8, two: u8) {
 
 static WITH_ROLE: Beginnings = Beginnings::of(&[PROBE_PACKAGES, PROBES, FACTS, KNOWN]);
 static OF_PROBES: Beginnings = Beginnings::of(&[PROBE_PACKAGES, PROBES]);
+static OF_FACTS: Beginnings = Beginnings::of(&[FACTS]);
+static OF_KNOWN: Beginnings = Beginnings::of(&[KNOWN]);
 static OF_CATALOGUES: Beginnings = Beginnings::of(&[CATALOGUES]);
 
 /// Whether the function called `name` acts on the server: most words of a text are told apart sooner than by [`role`].
@@ -72,12 +74,12 @@ pub(super) fn role(name: &[u8]) -> Role {
     if name.len() != kept {
         return Role::Unknown;
     }
-    let find = |table: &[&[u8]]| table.binary_search(&&*room).is_ok();
-    if find(PROBES) {
+    let find = |table: &[&[u8]], some: &Beginnings| some.may_hold(name) && table.binary_search(&&*room).is_ok();
+    if find(PROBES, &OF_PROBES) {
         Role::Probe
-    } else if find(FACTS) {
+    } else if find(FACTS, &OF_FACTS) {
         Role::Fact
-    } else if find(KNOWN) {
+    } else if find(KNOWN, &OF_KNOWN) {
         Role::Known
     } else {
         Role::Unknown
