@@ -435,11 +435,15 @@ fn dearest(fresh: &Fresh<'_>, bait: &[String], count: usize, input: &dyn Fn(&Pla
     }
     // What was dearest by a hiccup of the machine is not by the median.
     for (us, plan) in &mut dearest {
-        let request = input(plan);
-        *us = median((0..RUNS).map(|_| fresh.cost(&request, 1)).collect());
+        *us = typical(fresh, &input(plan));
     }
     dearest.sort_by(|a, b| b.0.total_cmp(&a.0));
     dearest
+}
+
+/// What one request costs, none of whose values was seen before: the median.
+fn typical(fresh: &Fresh<'_>, request: &Input) -> f64 {
+    median((0..RUNS).map(|_| fresh.cost(request, 1)).collect())
 }
 
 /// What requests cost that were not seen before: the median.
@@ -468,9 +472,16 @@ pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(
         ];
         passes(detector, texts.iter().flat_map(|(_, inputs)| inputs).chain(&documents))?;
         let mut benign = usual(detector, before);
-        let costs: Vec<f64> = texts.iter().map(|(_, inputs)| usual(detector, inputs)).collect();
-        let dearest = dearest(&fresh, &bait, count, &|plan| plan.input(size));
+        let cost_of = |(_, inputs): &(&str, Vec<Input>)| usual(detector, inputs);
+        let mut costs: Vec<f64> = texts.iter().map(cost_of).collect();
+        let mut dearest = dearest(&fresh, &bait, count, &|plan| plan.input(size));
+        // All of it once more, side by side: a slow minute of the machine is not to fall on one of them alone.
         benign = benign.min(usual(detector, after));
+        costs.iter_mut().zip(&texts).for_each(|(us, text)| *us = us.min(cost_of(text)));
+        for (us, plan) in &mut dearest {
+            *us = us.min(typical(&fresh, &plan.input(size)));
+        }
+        dearest.sort_by(|a, b| b.0.total_cmp(&a.0));
         let name = format!("{} KB", size >> 10);
         report.add(Row { what: "envoy-guard, benign".into(), input: name.clone(), us: benign, rps: None, ratio: None });
         keep(&format!("{}k-benign", size >> 10), &documents[0])?;
