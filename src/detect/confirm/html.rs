@@ -17,8 +17,10 @@ use crate::detect::{Kind, Source, work};
 const TAG_BYTES_MAX: usize = 4096;
 /// Script or style text behind a tag is read up to this many bytes.
 const CONTENT_BYTES_MAX: usize = 4096;
-/// What judging an attribute costs besides its bytes.
-const ATTRIBUTE_COST: usize = 32;
+/// What telling one attribute from the next costs besides its bytes.
+const NAME_COST: usize = 8;
+/// What judging an attribute's value costs besides its bytes.
+const VALUE_COST: usize = 24;
 /// Bytes read again, beyond twice the text, before nested tags are no longer tried.
 const REREAD_BYTES_MAX: usize = 2 * 1024;
 
@@ -298,7 +300,7 @@ impl<'a> Iterator for Attributes<'a> {
 
     fn next(&mut self) -> Option<Attribute<'a>> {
         let text = self.text;
-        work::read(ATTRIBUTE_COST);
+        work::read(NAME_COST);
         let start = skip(text, self.at, self.limit, |byte| separates(byte) || is_quote(byte));
         if self.limit <= start {
             self.at = self.limit;
@@ -331,6 +333,7 @@ impl<'a> Iterator for Attributes<'a> {
         let value_at = skip(text, equals + 1, 64, |byte| is_blank(byte) || byte == 0);
         let (value, end) = attribute_value(text, value_at, self.limit);
         self.at = end;
+        work::read(VALUE_COST);
         Some(Attribute { name, value })
     }
 }
@@ -526,10 +529,12 @@ fn is_web_address(value: &[u8]) -> bool {
 fn is_data_type(value: &[u8]) -> bool {
     let kind = Folded::<40>::of(value);
     let data = [&b"json"[..], b"template", b"html", b"importmap", b"speculationrules", b"text/plain"];
-    (0..kind.bytes().len()).any(|at| {
+    let begins = |at: usize| {
         let rest = part(kind.bytes(), at, kind.bytes().len());
-        data.iter().any(|data| rest.first() == data.first() && rest.starts_with(data))
-    })
+        data.iter().any(|data| rest.starts_with(data))
+    };
+    let may_begin = |byte: &u8| matches!(byte, b'j' | b't' | b'h' | b'i' | b's');
+    kind.bytes().iter().enumerate().any(|(at, byte)| may_begin(byte) && begins(at))
 }
 
 /// UTF-7 turns harmless bytes into tags.

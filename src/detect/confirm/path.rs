@@ -457,22 +457,19 @@ fn dots(text: &[u8], from: usize) -> Option<(usize, usize, bool)> {
 
 /// The width of a separator in any spelling. Behind dots, lone bytes that lenient decoders turn into one count too.
 fn separator(text: &[u8], index: usize, behind_dots: bool) -> Option<usize> {
-    if matches!(at(text, index), b'/' | b'\\') {
-        return Some(1);
+    let is_any = |odd: [&[u8]; 2]| odd.iter().any(|odd| has(text, index, odd));
+    match at(text, index) {
+        b'/' | b'\\' => Some(1),
+        b'0' => is_any([b"0x2f", b"0x5c"]).then_some(4),
+        b'%' => is_any([b"%2f", b"%5c"]).then_some(3),
+        b'2' | b'5' if behind_dots => is_any([b"2f", b"5c"]).then_some(2),
+        0x80.. if behind_dots => odd_separator(text, index),
+        _ => None,
     }
-    if [&b"0x2f"[..], b"0x5c"].iter().any(|odd| has(text, index, odd)) {
-        return Some(4);
-    }
-    if [&b"%2f"[..], b"%5c"].iter().any(|odd| has(text, index, odd)) {
-        return Some(3);
-    }
-    if !behind_dots {
-        return None;
-    }
-    if [&b"2f"[..], b"5c"].iter().any(|odd| has(text, index, odd)) {
-        return Some(2);
-    }
-    // Replacement characters, private use and look-alikes of the slash.
+}
+
+/// The width of a replacement character, one for private use, or a look-alike of the slash.
+fn odd_separator(text: &[u8], index: usize) -> Option<usize> {
     let character = std::str::from_utf8(part(text, index, index + 3)).ok().and_then(|text| text.chars().next());
     match character {
         Some('\u{fffd}') if at(text, index + 3) != b'.' => Some(if is_replacement(text, index + 3) { 6 } else { 3 }),
