@@ -109,7 +109,8 @@ impl Closing {
             let from = start.max(self.searched);
             self.found = find_word(part(bytes, 0, limit), from, close);
             // A closing may have begun in the last bytes.
-            self.searched = self.found.unwrap_or((limit + 1).saturating_sub(close.len()).max(from));
+            let none_before = (limit + 1).saturating_sub(close.len()).max(from);
+            self.searched = self.found.unwrap_or(none_before);
         }
         self.found.filter(|found| found + close.len() <= limit).map(|found| found - start)
     }

@@ -101,7 +101,7 @@ proptest::proptest! {
                 proptest::prop_assert_eq!(end, text.len());
                 break;
             }
-            found.push(&text[start..end]);
+            found.push(text.get(start..end).unwrap());
             at = end;
         }
         proptest::prop_assert_eq!(found, expected);
