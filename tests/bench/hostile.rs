@@ -503,8 +503,8 @@ pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(
             report.add(Row { what, input: name, us: *us, rps: None, ratio });
         }
     }
-    let parts: [(&str, &str, &dyn Fn(&str) -> Input); 2] =
-        [("query", "query, 8 KB", &in_query), ("headers", "20 headers, 8 KB", &in_headers)];
+    let parts: [(&str, &str, Place); 2] =
+        [("query", "query, 8 KB", in_query), ("headers", "20 headers, 8 KB", in_headers)];
     for (file, name, place) in parts {
         let plain = |salt: usize| place(&format!("Garden chair {salt:x} of oak, "));
         let requests: Vec<Input> = (0..40).map(plain).collect();
@@ -521,6 +521,9 @@ pub fn search(detector: &Detector, part: usize, report: &mut Report) -> Result<(
     }
     Ok(())
 }
+
+/// Puts a unit somewhere.
+type Place = fn(&str) -> Input;
 
 /// A query of 20 parameters that hold a unit over and over.
 fn in_query(unit: &str) -> Input {
