@@ -20,8 +20,10 @@ use crate::detect::confirm::shell::words::{Command, command, may_be_disguised, p
 use crate::detect::work::Work;
 use crate::detect::{Kind, Source};
 
-/// What reading the first word behind a separator costs.
-const PLACE_COST: usize = 32;
+/// What looking behind a separator costs, besides the bytes of what stands there.
+const PLACE_COST: usize = 8;
+/// What judging a command costs, besides the bytes of its name and arguments.
+const COMMAND_COST: usize = 24;
 /// What a byte of a command's name and of its arguments costs: they are read for several questions.
 const ARGUMENT_COST: usize = 4;
 /// Arguments are read up to this many bytes.
@@ -53,7 +55,8 @@ pub(crate) fn separated_command(candidate: &Candidate<'_>) -> Option<Range<usize
             }
             continue;
         };
-        if !candidate.work.take(ARGUMENT_COST * (command.name_end - next + arguments(text, command.name_end).len())) {
+        let read = command.name_end - next + arguments(text, command.name_end).len();
+        if !candidate.work.take(COMMAND_COST + ARGUMENT_COST * read) {
             return None;
         }
         if value.convicts(&Found { start, opener, command }) {
@@ -100,7 +103,7 @@ pub(crate) fn call_with_command(candidate: &Candidate<'_>) -> Option<Range<usize
         if !runs_commands(part(text, start, open)) {
             continue;
         }
-        if !candidate.work.take(PLACE_COST) {
+        if !candidate.work.take(COMMAND_COST) {
             return None;
         }
         let argument = skip(text, from, 16, |byte| is_blank(byte) || matches!(byte, b'[' | b'\\' | b'('));
@@ -443,10 +446,11 @@ fn hides_secret(text: &[u8], from: usize, work: &Work) -> bool {
         return false;
     }
     let (plain, is_disguised) = plain_words(text, from);
+    // Reading for secrets is paid for where it is done.
     work.take(plain.bytes().len())
         && is_disguised
-        && work.take(ARGUMENT_BYTES_MAX)
         && path::names_secret(plain.bytes())
+        && work.goes_on()
         && !path::names_secret(part(text, from, from + ARGUMENT_BYTES_MAX))
 }
 
