@@ -9,9 +9,9 @@
 use std::cell::Cell;
 
 /// Units every request may spend: bytes read by second looks, weighed by what is done with them.
-const BASE: usize = 16 * 1024;
+const BASE: usize = 8 * 1024;
 /// Units more for each byte of the request.
-const PER_BYTE: usize = 16;
+const PER_BYTE: usize = 14;
 /// Bytes that are searched for one byte in the time that reading one takes.
 const FAST: usize = 16;
 
