@@ -180,3 +180,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_path_of_windows_may_be_longer_than_what_is_kept_of_it() {
+    // What is dropped from the word and not from the name behind its last backslash made the name the longer one.
+    let text = "7||rnets.io/*'%**||rnets.io/*'y*";
+    for before in ["", "c:\\", "\\\\", "%x%\\", "x:\\\\\u{7}o5%'||1"] {
+        for after in ["", "\\*'*'*'*", "\\n''*''?", "\\'a'*"] {
+            assert!(
+                separated_command(&body(&format!("a;{before}{text};{before}*{after} -x"))).is_none(),
+                "{before} {after}"
+            );
+        }
+    }
+}

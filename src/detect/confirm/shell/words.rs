@@ -160,7 +160,8 @@ fn named(text: &[u8], start: usize, word: &Word, is_disguised: bool) -> Option<C
 
 /// A path with wildcards whose last part names a command, in what could be a directory of programs.
 fn is_glob_command(word: &[u8], name: &[u8]) -> bool {
-    let directory = part(word, 0, word.len() - name.len());
+    // The name of a path of Windows is read from the text, and may be longer than what was kept of the word.
+    let Some(directory) = word.len().checked_sub(name.len()).and_then(|end| word.get(..end)) else { return false };
     let is_rooted = at(word, 0) == b'/' && 2 <= directory.iter().filter(|byte| **byte == b'/').count();
     let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric()).count();
     is_rooted && 1 <= letters && commands::glob_names_command(name)
